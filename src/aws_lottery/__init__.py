@@ -1,0 +1,52 @@
+"""aws_lottery: find, ship and apply winning signs ("Find A Winning Sign", ICLR 2025).
+
+Each name is imported from its module when it is first used, so that `import aws_lottery` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import METHODS as METHODS
+    from .config import PROTOCOLS as PROTOCOLS
+    from .config import SignedMaskConfig as SignedMaskConfig
+    from .holding import Hold as Hold
+    from .mask import SignedMask as SignedMask
+    from .pruner import AWSPruner as AWSPruner
+    from .pruner import Stage as Stage
+    from .pruner import detach as detach
+    from .signs import interpolate as interpolate
+    from .signs import prune as prune
+    from .signs import remaining as remaining
+    from .signs import sign0 as sign0
+    from .signs import transfer as transfer
+    from .training import TrainingConfig as TrainingConfig
+    from .training import evaluate as evaluate
+    from .training import recalibrate as recalibrate
+    from .training import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "config": ("METHODS", "PROTOCOLS", "SignedMaskConfig"),
+    "holding": ("Hold",),
+    "mask": ("SignedMask",),
+    "pruner": ("AWSPruner", "Stage", "detach"),
+    "signs": ("interpolate", "prune", "remaining", "sign0", "transfer"),
+    "training": ("TrainingConfig", "evaluate", "recalibrate", "train"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'aws_lottery' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

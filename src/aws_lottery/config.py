@@ -1,0 +1,155 @@
+"""What a search is: `SignedMaskConfig`, and the methods and protocols it chooses from, which are rows of data."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+PRUNABLE_KINDS = ("conv", "linear", "embedding")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a pruning round differs between methods (Section 3.1)."""
+
+    rewind_to: Literal["init", "warmup"] | None  # where parameters go back to after a prune; None: they stay
+    interpolate_norm: bool = False  # forward with (psi, psi_init)_alpha in training (Eq. 2)
+
+
+METHODS: dict[str, Method] = {
+    "imp": Method(rewind_to="init"),
+    "wr": Method(rewind_to="warmup"),
+    "lrr": Method(rewind_to=None),
+    "aws": Method(rewind_to=None, interpolate_norm=True),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Where the paper's text and the authors' released code differ."""
+
+    prune_first: bool  # a round prunes and then trains under its new mask, instead of training and then pruning
+    interpolate_warmup: bool  # alpha is drawn in the warm-up too
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": Protocol(prune_first=False, interpolate_warmup=False),
+    "released-code": Protocol(prune_first=True, interpolate_warmup=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedMaskConfig:
+    """A search for a signed mask: what is pruned, how often, how far, and by which method.
+
+    Give `rounds` or `target_remaining`, not both (unless they agree); neither means 9 rounds, 0.134 remaining.
+
+    Args:
+        method: a row of METHODS.
+        rounds: T of Algorithm 1, the number of prunes.
+        target_remaining: in (0, 1); sets `rounds` to the first whose share of prunable weights is not above it.
+        prune_rate: share of the survivors that goes in a round, in (0, 1).
+        warmup_epochs: training epochs before the first round.
+        epochs_per_round: training epochs in each round.
+        prunable: kinds of layers whose weights may be pruned, of PRUNABLE_KINDS.
+        prune_classifier: whether the classifier's weight may be pruned as well.
+        classifier: name of the classifier module; None finds it by rule: the last linear layer in the order of
+            model.named_modules(), or the last convolution where there is no linear layer.
+        exclude: names or globs (`features.0`, `*.downsample.*`) of modules or parameters not to be pruned.
+        protocol: a row of PROTOCOLS.
+        seed: of the stream of alpha.
+        architecture: free text that tells which network a mask is for; None: the model's class name.
+    Raises: ValueError that names the field, what it has and what it may have.
+    """
+
+    method: str = "aws"
+    rounds: int | None = None
+    target_remaining: float | None = None
+    prune_rate: float = 0.2
+    warmup_epochs: int = 10
+    epochs_per_round: int = 10
+    prunable: tuple[str, ...] = ("conv", "linear")
+    prune_classifier: bool = False
+    classifier: str | None = None
+    exclude: tuple[str, ...] = ()
+    protocol: str = "paper"
+    seed: int = 0
+    architecture: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prunable", "exclude"):  # JSON has lists
+            _require(not isinstance(getattr(self, name), str), name, getattr(self, name), "a list of strings")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            _require(all(isinstance(x, str) for x in getattr(self, name)), name, getattr(self, name), "strings")
+        for name, rows in (("method", METHODS), ("protocol", PROTOCOLS)):
+            _one_of(name, getattr(self, name), rows)
+        for kind in self.prunable:
+            _one_of("prunable", kind, PRUNABLE_KINDS)
+        _require(bool(self.prunable), "prunable", self.prunable, f"at least one of {', '.join(PRUNABLE_KINDS)}")
+        _require(_is_number(self.prune_rate) and 0 < self.prune_rate < 1, "prune_rate", self.prune_rate, "in (0, 1)")
+        for name in ("warmup_epochs", "epochs_per_round", "seed"):
+            value = getattr(self, name)
+            _require(_is_whole(value) and value >= 0, name, value, "a whole number, 0 or more")
+        for name in ("classifier", "architecture"):
+            value = getattr(self, name)
+            _require(value is None or isinstance(value, str), name, value, "a string or None")
+        _require(isinstance(self.prune_classifier, bool), "prune_classifier", self.prune_classifier, "true or false")
+        object.__setattr__(self, "rounds", self._resolve_rounds())
+
+    def _resolve_rounds(self) -> int:
+        rounds, target = self.rounds, self.target_remaining
+        if rounds is not None:
+            _require(_is_whole(rounds) and rounds >= 1, "rounds", rounds, "a whole number, 1 or more")
+        if target is None:
+            return 9 if rounds is None else rounds
+        _require(_is_number(target) and 0 < target < 1, "target_remaining", target, "in (0, 1)")
+        needed = max(1, math.ceil(math.log(target) / math.log(1 - self.prune_rate) - 1e-9))
+        if rounds not in (None, needed):
+            raise ValueError(
+                f"rounds={rounds} and target_remaining={target} disagree: at prune_rate={self.prune_rate} the target "
+                f"takes {needed} rounds; give one of the two"
+            )
+        return needed
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SignedMaskConfig":
+        """The inverse of `to_dict`. Raises ValueError for an unknown key, with the nearest name."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            _one_of("key", key, known)
+        return cls(**values)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "SignedMaskConfig":
+        """The inverse of `to_json`. Raises ValueError for what is no JSON object or no valid configuration."""
+        values = json.loads(text)
+        _require(isinstance(values, dict), "JSON", type(values).__name__, "an object")
+        return cls.from_dict(values)
+
+
+def _require(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"SignedMaskConfig: {name} must be {expected}, got {value!r}")
+
+
+def _one_of(name: str, value: object, allowed: Any) -> None:
+    if value not in allowed:
+        near = get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"SignedMaskConfig: unknown {name} {value!r}{hint} (known: {', '.join(allowed)})")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

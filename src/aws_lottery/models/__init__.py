@@ -1,0 +1,1 @@
+"""Networks of the paper that no library that the package depends on has."""

@@ -1,0 +1,180 @@
+"""The algebra of signed masks: pure functions on `name -> Tensor` mappings.
+
+Legend (the paper's letters): theta, all parameters; psi, scale and bias of normalization layers;
+psi_init, the same at initialization; m, a mask over the prunable weights (1 kept, 0 pruned);
+s = sign0(theta * m), the signed mask; alpha, the interpolation factor of Eq. 2.
+Nothing here changes its arguments.
+"""
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+_CHUNK = 1 << 18  # elements looked at together while pruning: bounds the memory, fills the cache
+
+
+def sign0(theta: Tensors, mask: Tensors | None = None) -> dict[str, Tensor]:
+    """The signed mask s = sign0(theta * m): -1, 0 or +1, and 0 where theta or m is 0 (Algorithm 1, line 11).
+
+    Args:
+        theta: name -> parameter, any shape and floating dtype.
+        mask: name -> bool or uint8, shaped like theta[name]; a name it lacks is not masked.
+    Returns: name -> int8, shaped like theta[name].
+    Raises: ValueError if a parameter has a NaN or infinite value.
+    """
+    mask = mask or {}
+    check_finite(theta)
+    check_shapes({name: mask[name] for name in theta if name in mask}, theta, "mask")
+    signs = {name: value.detach().sign().to(torch.int8) for name, value in theta.items()}
+    return {name: s.mul_(mask[name]) if name in mask else s for name, s in signs.items()}
+
+
+def interpolate(psi: Tensors, psi_init: Tensors, alpha: Tensor | float) -> dict[str, Tensor]:
+    """alpha * psi + (1 - alpha) * psi_init, differentiable in psi (Eq. 2).
+
+    Args:
+        psi: name -> normalization parameter as trained.
+        psi_init: name -> its value at initialization, same shapes.
+        alpha: in [0, 1]; a 0-d tensor (traced as data by torch.compile) or a float.
+    """
+    return {name: psi_init[name].lerp(value, alpha) for name, value in psi.items()}
+
+
+def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[str, Tensor]:
+    """|theta_init| * s: magnitudes of a fresh init, signs and zeros of the mask (Section 3.2).
+
+    Args:
+        theta_init: name -> freshly initialized parameter.
+        s: name -> int8 in {-1, 0, 1}; parameters that it does not name pass unchanged.
+        signed: False transfers the mask only: theta_init * |s|.
+    Raises: ValueError if `s` names a parameter that theta_init lacks, or has another shape.
+    """
+    check_shapes(s, theta_init, "signed mask")
+    moved = {
+        name: theta_init[name].abs() * value if signed else theta_init[name] * value.abs() for name, value in s.items()
+    }
+    return {**theta_init, **moved}
+
+
+def remaining(mask: Tensors) -> float:
+    """Share of entries that are not 0, over all tensors together; of a mask or a signed mask."""
+    total = sum(m.numel() for m in mask.values())
+    if not total:
+        raise ValueError("remaining needs at least one entry, the mask has none")
+    return _count(mask) / total
+
+
+def prune(theta: Tensors, mask: Tensors, rate: float) -> dict[str, Tensor]:
+    """Drop the smallest-magnitude survivors, globally (Algorithm 1, line 8).
+
+    Exactly floor(rate * survivors) go, `rate` taken as the decimal that it prints as. Equal magnitudes go in
+    the order of (name, row-major index), so that neither device nor order of the mapping matters. Exact for
+    all floating dtypes. Works tensor by tensor: the extra memory is the new mask, and at most a copy of a
+    tensor that is not contiguous.
+
+    Args:
+        theta: name -> weight, any shape and floating dtype; may have more names than `mask`.
+        mask: name -> bool or uint8, shaped like theta[name]; its keys are what may be pruned.
+        rate: share of *survivors* to drop, in [0, 1).
+    Returns: a new mask of the same dtypes, nested in `mask`, with exactly floor(rate * survivors) fewer ones.
+    Raises: ValueError if the rate is out of range, if names or shapes do not match, or if a weight is NaN or
+        infinite.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"prune rate must be in [0, 1), got {rate}")
+    check_shapes(mask, theta, "mask")
+    weights = {name: theta[name].detach() for name in sorted(mask)}
+    check_finite(weights)
+    survivors = _count(mask)
+    drop = int(Fraction(str(rate)) * survivors)
+    if not drop:
+        return {name: m.clone() for name, m in mask.items()}
+    wide = any(w.dtype == torch.float64 for w in weights.values())
+    pruned = sum(m.numel() for m in mask.values()) - survivors
+    # pruned entries have the smallest key, 0, so they only shift the rank
+    threshold, below = _select(weights, mask, pruned + drop - 1, wide)
+    ties = drop - (below - pruned if threshold else 0)  # how many of the survivors at the threshold must go
+    kept = {}
+    for name, weight in weights.items():
+        kept[name], ties = _keep(weight, mask[name], threshold, ties, wide)
+    return {name: kept[name] for name in mask}
+
+
+def check_shapes(some: Tensors, reference: Tensors, what: str) -> None:
+    """Raises ValueError unless every tensor of `some` has one of the same name and shape in `reference`."""
+    for name, value in some.items():
+        if name not in reference:
+            raise ValueError(f"{what} names '{name}', which is not among the parameters")
+        if value.shape != reference[name].shape:
+            raise ValueError(
+                f"{what} for '{name}' has shape {tuple(value.shape)}, the parameter has "
+                f"{tuple(reference[name].shape)}; both must be of one model"
+            )
+
+
+def check_finite(theta: Tensors) -> None:
+    """Raises ValueError that names the tensors with NaN or infinite values."""
+    bad = [name for name, value in theta.items() if not _is_finite(value.detach())]
+    if bad:
+        listed = ", ".join(repr(name) for name in bad[:10]) + (f" and {len(bad) - 10} more" if bad[10:] else "")
+        raise ValueError(
+            f"NaN or infinite values in {listed}: magnitudes and signs mean nothing there. "
+            "Did training diverge? Go back to the last good checkpoint or lower the learning rate"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    return value.numel() == 0 or bool(torch.stack(value.aminmax()).isfinite().all())  # aminmax passes NaN on
+
+
+def _count(mask: Tensors) -> int:
+    return sum(int(torch.count_nonzero(m)) for m in mask.values())
+
+
+def _keys(weight: Tensor, mask: Tensor, wide: bool) -> Iterator[Tensor]:
+    """Chunks of non-negative integers, in row-major order, that sort like |weight|; 0 where pruned.
+
+    The bit pattern of a non-negative IEEE float grows with its value.
+    """
+    floats, ints = (torch.float64, torch.int64) if wide else (torch.float32, torch.int32)
+    # bool as uint8: multiplying by bool is 2.5 times as slow
+    bits = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+    for w, m in zip(weight.reshape(-1).split(_CHUNK), bits.reshape(-1).split(_CHUNK), strict=True):
+        yield w.abs().to(floats).mul_(m).view(ints)
+
+
+def _select(weights: Tensors, mask: Tensors, rank: int, wide: bool) -> tuple[int, int]:
+    """The key with `rank` keys before it in sorted order, and how many are smaller: radix select, 16 bits at a time."""
+    key, below = 0, 0
+    top = 48 if wide else 16
+    for shift in range(top, -1, -16):
+        counts = torch.zeros(1 << 16, dtype=torch.int64)
+        for name, weight in weights.items():
+            for keys in _keys(weight, mask[name], wide):
+                high = keys >> shift
+                digits = high if shift == top else high[(high >> 16) == key] & 0xFFFF
+                counts += torch.bincount(digits, minlength=1 << 16).cpu()
+        upto = counts.cumsum(0)
+        digit = int(torch.searchsorted(upto, rank - below, right=True))
+        below += int(upto[digit] - counts[digit])
+        key = key << 16 | digit
+    return key, below
+
+
+def _keep(weight: Tensor, mask: Tensor, threshold: int, ties: int, wide: bool) -> tuple[Tensor, int]:
+    """New mask of one tensor: survivors from the threshold up, less the first `ties` at it; the ties left to drop."""
+    new = torch.empty(mask.numel(), dtype=torch.bool, device=mask.device)
+    chunks = zip(_keys(weight, mask, wide), new.split(_CHUNK), mask.reshape(-1).split(_CHUNK), strict=True)
+    for keys, now, was in chunks:
+        torch.ge(keys, threshold, out=now)
+        if not threshold:  # pruned entries have key 0 too
+            now.logical_and_(was)
+        if ties:
+            tied = (keys == threshold).logical_and_(now).nonzero().flatten()[:ties]
+            now[tied] = False
+            ties -= len(tied)
+    return torch.empty_like(mask).copy_(new.view(mask.shape)), ties

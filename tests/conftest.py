@@ -1,0 +1,45 @@
+"""Shared by all tests: one thread, fixed seeds, and small networks to try things on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+torch.set_num_threads(1)  # two threads collapse when anything else runs
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def small_convnet() -> nn.Module:
+    """Two convolutions, both kinds of norm, biases, a classifier: 3x6x6 images -> 4 logits."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.GroupNorm(2, 8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 36, 4),
+    )
+
+
+@pytest.fixture
+def convnet() -> nn.Module:
+    return small_convnet()
+
+
+@pytest.fixture
+def make_convnet() -> Callable[[], nn.Module]:
+    return small_convnet
+
+
+@pytest.fixture
+def images() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Four batches of 8 images with labels that can be learnt."""
+    x = torch.randn(4, 8, 3, 6, 6)
+    return [(batch, batch.mean(dim=(2, 3)).argmax(1)) for batch in x]

@@ -1,0 +1,201 @@
+import copy
+
+import pytest
+import torch
+from torch import nn, tensor
+
+from aws_lottery import SignedMask, SignedMaskConfig
+
+
+def sparse_(model, share=0.5):
+    """Zero the smallest weights of each prunable layer, leave the rest as it is."""
+    with torch.no_grad():
+        for name in ("0.weight", "3.weight"):
+            weight = model.get_parameter(name)
+            weight[weight.abs() < weight.abs().quantile(share)] = 0
+    return model
+
+
+@pytest.fixture
+def mask(convnet):
+    return SignedMask.from_model(sparse_(convnet), SignedMaskConfig(architecture="small convnet"))
+
+
+def test_a_mask_is_a_mapping_of_int8_tensors(mask, convnet):
+    assert list(mask) == ["0.weight", "3.weight", "3.bias", "7.weight", "7.bias"]
+    assert len(mask) == 5
+    assert mask["0.weight"].dtype == torch.int8
+    assert torch.equal(mask["0.weight"], convnet[0].weight.sign().to(torch.int8))
+    assert "1.weight" not in mask
+
+
+def test_both_remaining_ratios(mask):
+    assert mask.remaining == 0.5
+    total = 216 + 576 + 8 + 1152 + 4 + 4 * 8  # convolutions, bias, classifier, two norms
+    assert mask.parameters == total
+    assert mask.remaining_total == (total - (216 + 576) / 2) / total
+
+
+def test_apply_gives_magnitudes_of_the_init_under_the_signs(mask, make_convnet):
+    torch.manual_seed(1)
+    fresh = make_convnet()
+    init = copy.deepcopy(fresh)
+    mask.apply_(fresh)
+    for name, value in fresh.named_parameters():
+        before = init.get_parameter(name)
+        expected = before.abs() * mask[name] if name in mask else before
+        assert torch.equal(value, expected), name
+    assert fresh[1].weight.tolist() == [1.0] * 8
+
+
+def test_apply_to_the_network_it_came_from_changes_nothing(mask, convnet):
+    before = copy.deepcopy(convnet.state_dict())
+    mask.apply_(convnet)
+    assert all(torch.equal(value, before[name]) for name, value in convnet.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_apply_in_other_dtypes(mask, make_convnet, dtype):
+    fresh = make_convnet().to(dtype)
+    mask.apply_(fresh)
+    assert torch.equal(fresh[3].weight.sign().to(torch.int8), mask["3.weight"])
+
+
+def test_the_binary_mask_keeps_the_signs_of_the_init(mask, make_convnet):
+    fresh = make_convnet()
+    init = copy.deepcopy(fresh)
+    mask.binary().apply_(fresh)
+    assert torch.equal(fresh[3].weight, init[3].weight * (mask["3.weight"] != 0))
+    assert torch.equal(fresh[3].bias, init[3].bias)
+    assert torch.equal(fresh[7].weight, init[7].weight)
+    assert mask.binary().remaining == mask.remaining
+    assert mask.binary().remaining_total == mask.remaining_total
+
+
+def test_random_signs_keep_the_zeros_and_follow_the_seed(mask):
+    one = mask.with_random_signs(1)
+    assert one.binary() == mask.binary()
+    assert one == mask.with_random_signs(1) != mask.with_random_signs(2)
+    agree = (one["7.weight"] == mask["7.weight"]).float().mean()
+    assert 0.4 < agree < 0.6
+
+
+def test_what_does_not_fit_is_listed_and_nothing_changes(mask, make_convnet):
+    other = make_convnet()
+    other[3] = nn.Conv2d(8, 8, 1)
+    other[7] = nn.Linear(288, 4, bias=False)
+    other.append(nn.Linear(4, 4, bias=False))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match="nothing was changed") as caught:
+        mask.apply_(other)
+    message = str(caught.value)
+    assert "3.weight: shape (8, 8, 3, 3) in the mask, (8, 8, 1, 1) in the model" in message
+    assert "7.bias: not in the model" in message
+    assert "8.weight: not in the mask" in message
+    assert "made for small convnet. 3 parameters differ" in message
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_at_most_ten_misfits_are_listed():
+    deep = nn.Sequential(*(nn.Linear(2, 2) for _ in range(12)))
+    with pytest.raises(ValueError, match=r"24 parameters differ(.*\n){11}  and 14 more"):
+        SignedMask.from_model(deep).apply_(nn.Sequential(*(nn.Linear(3, 3) for _ in range(12))))
+
+
+def test_a_model_on_meta_is_refused_with_the_way_out(mask, make_convnet):
+    with torch.device("meta"):
+        empty = make_convnet()
+    with pytest.raises(ValueError, match="on the meta device; initialize the model first"):
+        mask.apply_(empty)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+def test_wrapped_models_are_seen_through(mask, make_convnet):
+    fresh = make_convnet()
+    mask.apply_(torch.compile(fresh))
+    assert torch.equal(fresh[0].weight.sign().to(torch.int8), mask["0.weight"])
+
+
+def test_held_keeps_pruned_weights_at_zero_until_the_end_of_the_block(mask, make_convnet, images):
+    model = make_convnet()
+    mask.apply_(model)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    pruned = mask["3.weight"] == 0
+
+    def step():
+        model(images[0][0]).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with mask.held(model):
+        for _ in range(3):
+            step()
+            assert not model[3].weight[pruned].any()
+    step()
+    assert model[3].weight[pruned].any()
+
+
+def test_held_is_a_handle_too(mask, make_convnet):
+    model = make_convnet()
+    hold = mask.held(model)
+    assert not model[3].weight[mask["3.weight"] == 0].any()
+    with pytest.raises(ValueError, match="held to a mask already"):
+        mask.held(model)
+    hold.remove()
+    hold.remove()
+    mask.held(model).remove()
+
+
+def test_only_prunable_weights_are_held(convnet, make_convnet, images):
+    with torch.no_grad():
+        convnet[3].bias[0] = 0  # a bias that happens to be 0 has sign 0, but is not pruned
+    mask = SignedMask.from_model(sparse_(convnet))
+    model = make_convnet()
+    mask.apply_(model)
+    with mask.held(model):
+        model(images[0][0]).square().sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+    assert model[3].bias[0] != 0
+
+
+def test_saved_and_loaded_masks_are_equal(mask, tmp_path):
+    for one in (mask, mask.binary(), SignedMask.from_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))):
+        one.save_pretrained(tmp_path / "mask")
+        again = SignedMask.from_pretrained(tmp_path / "mask")
+        assert again == one
+        assert again.config == one.config
+        assert list(again) == list(one)
+
+
+def test_a_folder_without_a_mask_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        SignedMask.from_pretrained(tmp_path / "nowhere")
+
+
+def test_equality_sees_signs_roles_and_configuration(mask, convnet):
+    assert mask == SignedMask.from_model(convnet, mask.config)
+    assert mask != SignedMask.from_model(convnet)
+    flipped = SignedMask({**mask, "3.bias": -mask["3.bias"]}, mask.config, prunable=mask.prunable)
+    assert mask != flipped
+    assert mask != "mask"
+
+
+def test_repr_tells_what_and_how_much(mask):
+    assert repr(mask) == (
+        "SignedMask(small convnet, aws: 0.5 of 792 prunable weights, 0.8008 of all 1,988 parameters, 5 tensors)"
+    )
+
+
+def test_the_table_has_a_row_for_each_tensor():
+    mask = SignedMask(
+        {"a": tensor([1, 1, -1, 0], dtype=torch.int8), "b": tensor([-1], dtype=torch.int8)}, prunable=("a",)
+    )
+    first, second = mask.table()
+    assert first == ("a", (4,), True, 4, 0.75, 2 / 3)
+    assert second == ("b", (1,), False, 1, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [tensor([0.5]), tensor([-128], dtype=torch.int8), tensor([True])])
+def test_values_other_than_signs_are_refused(value):
+    with pytest.raises(ValueError, match="'w' must be int8"):
+        SignedMask({"w": value})

@@ -1,0 +1,105 @@
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from aws_lottery import SignedMaskConfig
+from aws_lottery.partition import partition
+
+
+def sort(model, **config):
+    return partition(model, SignedMaskConfig(**config))
+
+
+def test_convolutions_are_pruned_and_the_last_linear_layer_is_not(convnet):
+    parts = sort(convnet)
+    assert parts.prunable == ("0.weight", "3.weight")
+    assert parts.signed_only == ("3.bias", "7.weight", "7.bias")
+    assert parts.psi == ("1.weight", "1.bias", "4.weight", "4.bias")
+    assert parts.norms == ("1", "4")
+    assert parts.classifier == "7"
+
+
+def test_every_parameter_has_exactly_one_part(convnet):
+    parts = sort(convnet)
+    assert sorted(parts.signed + parts.psi) == sorted(name for name, _ in convnet.named_parameters())
+
+
+def test_the_classifier_can_be_pruned_or_named(convnet):
+    assert "7.weight" in sort(convnet, prune_classifier=True).prunable
+    assert sort(convnet, classifier="3").prunable == ("0.weight", "7.weight")
+    with pytest.raises(ValueError, match="classifier 'head' is not a module"):
+        sort(convnet, classifier="head")
+
+
+def test_without_a_linear_layer_the_last_convolution_is_the_classifier():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Conv1d(2, 2, 1))
+    assert sort(model).classifier == "1"
+
+
+@pytest.mark.parametrize("pattern", ["3", "3.weight", "[3]*", "?.weight"])
+def test_exclude_takes_names_and_globs_of_modules_and_parameters(convnet, pattern):
+    if pattern == "?.weight":
+        with pytest.raises(ValueError, match="nothing to prune"):
+            sort(convnet, exclude=(pattern,))
+    else:
+        assert sort(convnet, exclude=(pattern,)).prunable == ("0.weight",)
+
+
+def test_a_pattern_that_matches_nothing_is_refused(convnet):
+    with pytest.raises(ValueError, match=r"exclude pattern 'layer9\.\*' matches no parameter"):
+        sort(convnet, exclude=("layer9.*",))
+
+
+def test_embeddings_are_pruned_by_choice():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert sort(model).prunable == ("1.weight",)
+    assert sort(model, prunable=("linear", "embedding")).prunable == ("0.weight", "1.weight")
+
+
+def test_tied_weights_count_once():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[1].weight = model[0].weight
+    assert sort(model).prunable == ("0.weight",)
+
+
+class LlamaRMSNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(4),
+        nn.SyncBatchNorm(4),
+        nn.LayerNorm(4),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.RMSNorm(4),
+        LlamaRMSNorm(),
+    ],
+)
+def test_normalization_layers_of_all_kinds_are_recognised(norm):
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 2))
+    assert sort(model).norms == ("1",)
+
+
+def test_a_norm_without_parameters_has_no_psi():
+    assert sort(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2))).psi == ()
+
+
+def test_attention_projections_are_linear():
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "head": nn.Linear(4, 2)})
+    assert sort(model).prunable == ("attention.in_proj_weight", "attention.out_proj.weight")
+
+
+def test_layers_of_unknown_kind_are_left_with_a_warning(caplog):
+    model = nn.ModuleDict({"rnn": nn.GRU(4, 4), "mid": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    with caplog.at_level(logging.WARNING, logger="aws_lottery"):
+        parts = sort(model)
+    assert parts.unknown == ("rnn.weight_ih_l0", "rnn.weight_hh_l0")
+    assert parts.prunable == ("mid.weight",)
+    assert "rnn.weight_ih_l0" in caplog.text

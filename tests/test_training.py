@@ -1,0 +1,150 @@
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, recalibrate, train
+from aws_lottery.data import Images, batches, digit_images, digits
+from aws_lottery.metrics import Accuracy
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def data(images):
+    return Images(torch.cat([x for x, _ in images]), torch.cat([y for _, y in images]))
+
+
+def test_digits_come_without_a_download_and_always_split_alike():
+    parts = digits()
+    assert {name: len(part) for name, part in parts.items()} == {"train": 1437, "test": 360}
+    assert parts["train"]["label"][:8] == digits()["train"]["label"][:8]
+    assert parts["test"].features["label"].num_classes == 10
+
+
+def test_digit_images_are_standardized_by_the_train_split():
+    pixels, labels = digit_images("train").tensors
+    assert pixels.shape == (1437, 1, 8, 8)
+    assert pixels.mean().item() == pytest.approx(0, abs=1e-5)
+    assert pixels.std().item() == pytest.approx(1, abs=1e-4)
+    assert labels.bincount(minlength=10).min() > 100
+
+
+def test_batches_shuffle_by_seed_and_leave_out_a_short_one(data):
+    def order(seed):
+        return [x[0, 0, 0, 0].item() for x, _ in batches(data, 5, seed=seed)]
+
+    assert order(1) == order(1) != order(2)
+    assert [len(x) for x, _ in batches(data, 5, seed=1)] == [5] * 6
+    assert [len(x) for x, _ in batches(data, 5)] == [5] * 6 + [2]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_training_learns(convnet, data, accelerator, optimizer, schedule):
+    rate = 0.05 if optimizer == "sgd" else 5e-3
+    config = TrainingConfig(epochs=12, optimizer=optimizer, schedule=schedule, learning_rate=rate, batch_size=8)
+    loss = train(convnet, data, config, accelerator=accelerator, seed=0)
+    assert loss < 0.5
+    assert evaluate(convnet, data, accelerator=accelerator) > 80
+
+
+def test_the_same_noise_gives_the_same_network_and_another_another(make_convnet, data, accelerator):
+    start, config = make_convnet(), TrainingConfig(epochs=2, batch_size=8)
+
+    def trained(seed):
+        model = copy.deepcopy(start)
+        train(model, data, config, accelerator=accelerator, seed=seed)
+        return model[0].weight
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+def test_training_leaves_an_unwrapped_model_that_can_train_again(convnet, data, accelerator):
+    for seed in (1, 2):
+        train(convnet, data, TrainingConfig(epochs=1, batch_size=8), accelerator=accelerator, seed=seed)
+        assert "forward" not in vars(convnet)
+
+
+def test_gradients_are_clipped(convnet, data, accelerator):
+    before = copy.deepcopy(convnet)
+    config = TrainingConfig(
+        epochs=1, batch_size=32, learning_rate=1.0, momentum=0.0, weight_decay=0.0, max_grad_norm=1e-3
+    )
+    train(convnet, data, config, accelerator=accelerator, seed=0)
+    moved = [a - b for a, b in zip(convnet.parameters(), before.parameters(), strict=True)]
+    assert nn.utils.get_total_norm(moved).item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_loss_that_diverges_stops_the_training(convnet, data, accelerator):
+    config = TrainingConfig(epochs=3, batch_size=8, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train(convnet, data, config, accelerator=accelerator, seed=0)
+
+
+def test_unknown_optimizers_and_schedules_are_refused():
+    with pytest.raises(ValueError, match="optimizer must be one of sgd, adam, adamw, got 'lion'"):
+        TrainingConfig(optimizer="lion")
+    with pytest.raises(ValueError, match="schedule must be one of constant, multistep, cosine"):
+        TrainingConfig(schedule="linear")
+
+
+def test_accuracy_is_a_percentage():
+    assert Accuracy().compute(predictions=[1, 2, 3, 4], references=[1, 2, 0, 0]) == {"accuracy": 50.0}
+
+
+def test_recalibration_is_the_plain_mean_over_batches(convnet, data):
+    loader = batches(data, 8)
+    activations = torch.stack([convnet[0](x) for x, _ in loader])
+    recalibrate(convnet, loader)
+    expected = activations.mean(dim=(0, 1, 3, 4))
+    torch.testing.assert_close(convnet[1].running_mean, expected)
+    torch.testing.assert_close(convnet[1].running_var, torch.stack([a.var(dim=(0, 2, 3)) for a in activations]).mean(0))
+    assert convnet.training
+    assert convnet[1].momentum == 0.1
+
+
+def test_recalibration_does_not_interpolate(convnet, data):
+    pruner = AWSPruner(convnet, SignedMaskConfig(rounds=1))
+    stages = pruner.rounds()
+    next(stages), next(stages)
+    convnet(data.tensors[0])
+    state = copy.deepcopy(convnet.state_dict())
+    alpha = convnet.get_buffer("_aws_alpha_state").clone()
+    recalibrate(convnet, batches(data, 8))
+    assert torch.equal(alpha, convnet.get_buffer("_aws_alpha_state"))
+    assert torch.equal(convnet[1].weight, state["1.weight"])
+
+
+def test_recalibration_leaves_a_network_without_batch_norm_alone(data):
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(108), nn.Linear(108, 4))
+    recalibrate(model, batches(data, 8))
+
+
+def deep_perceptron():
+    layers = [nn.Flatten()]
+    for fan_in in (64, 32, 32, 32, 32):
+        layers += [nn.Linear(fan_in, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(32, 10))
+
+
+def test_an_aws_network_is_only_measured_right_after_recalibration(accelerator):
+    """Statistics gathered under random alpha belong to no network once gamma is far from 1."""
+    train_data, test_data = digit_images("train"), digit_images("test")
+    model = deep_perceptron()
+    pruner = AWSPruner(model, SignedMaskConfig(rounds=2, protocol="released-code"))
+    config = TrainingConfig(epochs=6, batch_size=64, learning_rate=0.1, weight_decay=2e-2, schedule="constant")
+    for stage in pruner.rounds():
+        train(model, train_data, config, accelerator=accelerator, seed=stage.index)
+    as_it_stands = evaluate(model, test_data, accelerator=accelerator)
+    recalibrate(model, batches(train_data, 64, seed=0))
+    recalibrated = evaluate(model, test_data, accelerator=accelerator)
+    print(as_it_stands, recalibrated)
+    assert recalibrated > 80
+    assert recalibrated > as_it_stands + 20
