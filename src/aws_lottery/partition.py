@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -62,7 +63,7 @@ def partition(model: nn.Module, config: SignedMaskConfig) -> Partition:
         kind = _kind(owner, leaf)
         if kind is None and parameter.dim() > 1:
             roles["unknown"].append(name)
-        free = owner_name != classifier and not _excluded(name, config.exclude)
+        free = owner_name != classifier and not matches(name, config.exclude)
         roles["prunable" if kind in config.prunable and free else "signed_only"].append(name)
     _check(roles, config, model, classifier)
     return Partition(
@@ -104,7 +105,7 @@ def _classifier(modules: dict[str, nn.Module], named: str | None) -> str | None:
     return None
 
 
-def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a pattern matches the parameter or any module that it lies in."""
     parts = name.split(".")
     prefixes = [".".join(parts[: n + 1]) for n in range(len(parts))]
@@ -114,7 +115,7 @@ def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
 def _check(roles: dict[str, list[str]], config: SignedMaskConfig, model: nn.Module, classifier: str | None) -> None:
     names = [name for name, _ in model.named_parameters()]
     for pattern in config.exclude:
-        if not any(_excluded(name, (pattern,)) for name in names):
+        if not any(matches(name, (pattern,)) for name in names):
             raise ValueError(f"exclude pattern '{pattern}' matches no parameter of the model; it has: {_some(names)}")
     if not roles["prunable"]:
         raise ValueError(

@@ -91,7 +91,8 @@ def train(
         loss = _train_epoch(network, prepared, loader, config, accelerator, on_step)
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch + 1} of {config.epochs}; lower learning_rate={config.learning_rate}"
+                f"the loss is {loss} in epoch {epoch + 1} of {config.epochs}; "
+                f"lower learning_rate={config.learning_rate}"
             )
         schedule.step()
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)

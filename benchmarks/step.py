@@ -1,0 +1,127 @@
+"""What a masked and interpolated training step costs over the plain dense step of the same network.
+
+    python benchmarks/step.py --model resnet50 --size 64 --batch 32
+    python benchmarks/step.py --model resnet20 --size 32 --batch 128
+
+Runs the ways of training in turn, round after round, and prints the median of each way's ratio to the dense step of
+its own round. `ours` is AWSPruner at 0.13 remaining; `weight * mask` multiplies in forward, as the authors' code does,
+without interpolation. --device cuda, --dtype bf16, --channels_last and --compile as they say.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+
+from aws_lottery import AWSPruner, SignedMaskConfig
+from aws_lottery.models.cifar_resnet import CifarResNet
+
+
+def resnet50() -> nn.Module:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    return ResNetForImageClassification(ResNetConfig(num_labels=1000))
+
+
+MODELS = {"resnet50": resnet50, "resnet20": lambda: CifarResNet(20, 10)}
+
+
+class Multiplied(nn.Module):
+    """weight * mask, at every use of the weight."""
+
+    def __init__(self, mask: torch.Tensor):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.mask
+
+
+def ours(model: nn.Module) -> nn.Module:
+    stages = AWSPruner(model, SignedMaskConfig(rounds=9)).rounds()
+    for stage in stages:
+        if stage.index == stage.rounds:
+            model.__dict__["_stages"] = stages  # the round lasts as long as its generator
+            return model
+    raise AssertionError
+
+
+def multiplied(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            mask = (torch.rand_like(module.weight) < 0.134).to(module.weight.dtype)
+            parametrize.register_parametrization(module, "weight", Multiplied(mask))
+    return model
+
+
+WAYS = {"dense": lambda model: model, "ours": ours, "weight * mask": multiplied}
+
+
+class Stepper:
+    """One network with its optimizer, trained on one random batch."""
+
+    def __init__(self, model: nn.Module, options: argparse.Namespace):
+        self.device, self.dtype = options.device, options.dtype
+        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=memory_format)
+        self.optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+        self.forward = torch.compile(self.model) if options.compile else self.model
+        shape = (options.batch, 3, options.size, options.size)
+        self.x = torch.randn(shape, device=self.device).to(memory_format=memory_format)
+        self.y = torch.zeros(options.batch, dtype=torch.int64, device=self.device)
+
+    def time(self, steps: int) -> float:
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast(self.device, self.dtype, enabled=self.dtype is not torch.float32):
+                out = self.forward(self.x)
+            F.cross_entropy((out if torch.is_tensor(out) else out.logits).float(), self.y).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self._wait()
+        return (time.perf_counter() - start) / steps
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="resnet20")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2, help="timed together")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", type=lambda name: {"fp32": torch.float32, "bf16": torch.bfloat16}[name], default="fp32")
+    parser.add_argument("--channels_last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    base = MODELS[options.model]().to(options.device)
+    steppers = {name: Stepper(way(copy.deepcopy(base)), options) for name, way in WAYS.items()}
+    for stepper in steppers.values():
+        stepper.time(3)
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(options.rounds):
+        for name, stepper in steppers.items():
+            times[name].append(stepper.time(options.steps))
+    print(f"{options.model}, {options.size} px, batch {options.batch}, {options.device}, {torch.get_num_threads()} threads")
+    for name, values in times.items():
+        ratios = sorted(value / dense for value, dense in zip(values, times["dense"], strict=True))
+        low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]
+        print(
+            f"{name:15} {1e3 * statistics.median(values):9.2f} ms/step   {statistics.median(ratios):.3f} of dense "
+            f"(quartiles {low:.3f}-{high:.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Random crops and flips of whole batches in plain torch, on whatever device the images are.
+
+All randomness comes in as numbers in [0, 1) that were drawn with the data order: an image gets the same view on any
+number of processes and workers, on a CPU as on a GPU.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ATTEMPTS = 10  # of RandomResizedCrop at a box that fits into the image, as in torchvision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How an image becomes the network's `size` x `size` input, in training and in evaluation.
+
+    Args:
+        padding: training crops `size` x `size` from the image with so many black pixels around (RandomCrop).
+        scale: shares of the image's area; training resizes a random box of such an area (RandomResizedCrop).
+            None: the box is `size` x `size`.
+        ratio: width / height of that box.
+        flip: training mirrors every second image.
+        resize: evaluation resizes the shorter side to this, then takes the center. None: to `size`.
+    """
+
+    size: int
+    padding: int = 0
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.padding:
+            raise ValueError("Augmentation: give padding (RandomCrop) or scale (RandomResizedCrop), not both")
+        if self.stored_size < self.size:
+            raise ValueError(f"Augmentation: resize={self.resize} is smaller than size={self.size}")
+
+    @property
+    def stored_size(self) -> int:
+        """Pixels a side of an image that is decoded once, before any crop."""
+        return self.resize or self.size
+
+    @property
+    def draws(self) -> int:
+        """Random numbers an image needs: flip, top, left, and for RandomResizedCrop areas and ratios to try."""
+        return 3 if self.scale is None else 3 + 2 * ATTEMPTS
+
+    def __call__(self, images: Tensor, uniforms: Tensor | None) -> Tensor:
+        """Views (N, C, size, size) of images (N, C, height, width) with values from 0 to 255.
+
+        Args:
+            uniforms: (N, draws) numbers in [0, 1), float64, on the CPU; None: the evaluation view.
+        Returns: uint8 as given, float32 after RandomResizedCrop.
+        """
+        if uniforms is None:
+            return _center(images, self.size)
+        if self.scale is not None:
+            sizes = torch.tensor([images.shape[2:]], dtype=torch.float64).expand(len(images), 2)
+            images = resized_crop(images, random_boxes(sizes, self.scale, self.ratio, uniforms[:, 1:]), self.size)
+        else:
+            images = padded_crop(images, self.padding, self.size, uniforms[:, 1:3])
+        return _mirrored(images, uniforms[:, 0] < 0.5) if self.flip else images
+
+    def for_side(self, side: int) -> "Augmentation":
+        """The same for images of another size."""
+        return replace(self, size=side)
+
+
+CIFAR = Augmentation(size=32, padding=4)
+TINY_IMAGENET = Augmentation(size=64, scale=(0.5, 1.0))
+IMAGENET = Augmentation(size=224, scale=(0.08, 1.0), resize=256)
+
+
+def augmentation_for(side: int) -> Augmentation:
+    """The paper's augmentation of the data set whose images are about as large as these, `side` pixels."""
+    return CIFAR.for_side(side) if side <= 48 else TINY_IMAGENET.for_side(side) if side <= 96 else IMAGENET
+
+
+def random_boxes(
+    sizes: Tensor, scale: tuple[float, float], ratio: tuple[float, float], uniforms: Tensor
+) -> Tensor:
+    """RandomResizedCrop's boxes (N, 4): top, left, height, width in whole pixels, distributed as torchvision's.
+
+    Args:
+        sizes: (N, 2), height and width of each image.
+        uniforms: (N, 2 + 2 * ATTEMPTS): top, left, areas to try, ratios to try.
+    """
+    position, areas, ratios = uniforms.split([2, ATTEMPTS, ATTEMPTS], dim=1)
+    area = sizes.prod(1, keepdim=True) * (scale[0] + (scale[1] - scale[0]) * areas)
+    aspect = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * ratios)
+    tried = torch.stack([(area / aspect).sqrt().round(), (area * aspect).sqrt().round()], dim=2)
+    fits = ((tried > 0) & (tried <= sizes[:, None])).all(2)
+    box = tried[torch.arange(len(tried)), fits.int().argmax(1)]
+    offset = (position * (sizes - box + 1)).floor()
+    some = fits.any(1, keepdim=True)
+    largest = _largest_boxes(sizes, ratio)
+    box = torch.where(some, box, largest)
+    return torch.cat([torch.where(some, offset, (sizes - largest).div(2).floor()), box], dim=1)
+
+
+def _largest_boxes(sizes: Tensor, ratio: tuple[float, float]) -> Tensor:
+    """Height and width (N, 2) of the largest box whose width / height is within `ratio`."""
+    height, width = sizes.unbind(1)
+    low = torch.minimum(height, (width / ratio[0]).round())
+    return torch.stack([low, torch.minimum(width, (height * ratio[1]).round())], dim=1)
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """The boxes (N, 4) of images (N, C, H, W), resized bilinearly with antialiasing as PIL does, but not rounded.
+
+    Returns: float32 (N, C, size, size).
+    """
+    boxes = boxes.to(images.device, torch.float32)
+    with torch.autocast(images.device.type, enabled=False):
+        rows = _weights(boxes[:, 0], boxes[:, 2], size, images.shape[2])
+        columns = _weights(boxes[:, 1], boxes[:, 3], size, images.shape[3])
+        across = images.float().flatten(1, 2) @ columns.mT
+        return rows[:, None] @ across.unflatten(1, images.shape[1:3])
+
+
+def _weights(start: Tensor, length: Tensor, size: int, available: int) -> Tensor:
+    """(N, size, available): how much of each pixel of a line goes into each pixel of its resized stretch."""
+    start, length = start[:, None, None], length[:, None, None]
+    step = length / size
+    targets = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    pixels = torch.arange(available, device=start.device) + 0.5
+    weights = (1 - (pixels - targets).abs() / step.clamp(min=1)).clamp(min=0)
+    weights = weights * ((pixels > start) & (pixels < start + length))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def padded_crop(images: Tensor, padding: int, size: int, uniforms: Tensor) -> Tensor:
+    """RandomCrop: `size` x `size` out of each image with `padding` black pixels around; uniforms (N, 2)."""
+    padded = F.pad(images, (padding,) * 4)
+    places = torch.tensor(padded.shape[2:]) - size + 1
+    top, left = (uniforms * places).long().to(images.device).unbind(1)
+    windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view: (N, C, tops, lefts, size, size)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def _mirrored(images: Tensor, which: Tensor) -> Tensor:
+    return torch.where(which.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
+def _center(images: Tensor, size: int) -> Tensor:
+    top, left = (round((side - size) / 2) for side in images.shape[2:])
+    return images[:, :, top : top + size, left : left + size]
+
+
+def center_box(height: int, width: int, resize: int, size: int) -> tuple[float, float, float, float]:
+    """Where "resize the shorter side to `resize`, take the center `size` x `size`" looks in the image as it is.
+
+    Returns: top, left, height, width in pixels of the image.
+    """
+    short = min(height, width)
+    resized = [int(resize * side / short) for side in (height, width)]
+    down, across = height / resized[0], width / resized[1]
+    top, left = (round((side - size) / 2) for side in resized)
+    return top * down, left * across, size * down, size * across

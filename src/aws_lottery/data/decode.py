@@ -1,0 +1,91 @@
+"""Image files of a data set's rows as 8-bit RGB pixels; one that can't be decoded is named."""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class CorruptImageError(ValueError):
+    """An image of a data set can't be decoded; the message says which."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A split whose images are read and decoded here, not by `datasets`.
+
+    Args:
+        dataset: its `image` column casted to Image(decode=False).
+        image: name of the column of images.
+        label: name of the column of labels.
+        split: its name, for messages.
+    """
+
+    dataset: "Dataset"
+    image: str
+    label: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return torch.tensor(self.dataset.with_format("numpy")[self.label][:], dtype=torch.int64)
+
+    def open(self, index: int) -> Image.Image:
+        """The image with its header read, its pixels not yet."""
+        file = self.dataset[index][self.image]
+        if file is None:
+            raise ValueError("the row holds no image")
+        return Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]))
+
+    def pixels(self, index: int, box: "Box", size: int, *, draft: bool) -> np.ndarray:
+        """The part of image `index` that `box(height, width)` chooses, resized: uint8 (size, size, 3).
+
+        Args:
+            draft: JPEGs may be decoded at 1/2, 1/4 or 1/8, which is faster and close, not equal.
+        Raises: CorruptImageError.
+        """
+        try:
+            with self.open(index) as image:
+                return np.asarray(_resized(image, box(image.height, image.width), size, draft=draft))
+        except Exception as error:  # whatever a broken file makes a decoder raise
+            raise CorruptImageError(self._corrupt(index, error)) from error
+
+    def _corrupt(self, index: int, error: Exception) -> str:
+        file = self.dataset[index][self.image]
+        path = f" ({file['path']})" if file and file["path"] else ""
+        return (
+            f"image {index}{path} of split '{self.split}' can't be decoded: {error}; "
+            "mend or remove it, or leave such images out with skip_corrupt=True"
+        )
+
+
+def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int, *, draft: bool) -> Image.Image:
+    (top, left, height, width), (full_width, full_height) = box, image.size
+    if draft and image.format == "JPEG":
+        image.draft(None, (int(full_width * size / width), int(full_height * size / height)))
+    across, down = image.width / full_width, image.height / full_height
+    corners = (left * across, top * down, (left + width) * across, (top + height) * down)
+    corners = (*corners[:2], min(corners[2], image.width), min(corners[3], image.height))  # rounding
+    return as_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=corners)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Grey, palette and CMYK images in RGB; what is transparent becomes opaque.
+
+    Raises: ValueError for more than 8 bits a channel, which PIL would clip.
+    """
+    if image.mode[0] in "IF":
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,58 @@
+"""What the paper reports, to set results beside: Table 2 of "Find A Winning Sign" (ICLR 2025).
+
+ImageNet top-1 accuracy in percent, mean and standard deviation of 3 trials. The paper labels its rows by the
+share of prunable weights that remain, rounded up from 0.8^t; here they go by the round t.
+"""
+
+from typing import NamedTuple
+
+PAPER = "Find A Winning Sign: Sign Is All We Need to Win the Lottery (ICLR 2025)"
+SOURCE = "Table 2, ImageNet top-1 in %, mean and std of 3 trials"
+
+
+class Reported(NamedTuple):
+    mean: float
+    std: float
+
+
+DENSE = {
+    "ResNet-50": Reported(75.26, 0.27),
+    "MobileNetV2": Reported(69.42, 0.41),
+    "MLP-Mixer": Reported(59.57, 0.12),
+}
+COLUMNS = (("lrr", "solution"), ("aws", "solution"), ("lrr", "signs"), ("aws", "signs"))  # of TABLE_2
+TABLE_2 = {  # (network, round)
+    ("ResNet-50", 6): ((75.11, 0.27), (74.48, 0.16), (73.20, 0.21), (74.65, 0.20)),
+    ("ResNet-50", 7): ((74.92, 0.10), (74.06, 0.18), (72.96, 0.20), (74.28, 0.19)),
+    ("ResNet-50", 8): ((74.62, 0.12), (73.76, 0.26), (72.46, 0.18), (73.99, 0.23)),
+    ("ResNet-50", 9): ((74.58, 0.25), (73.63, 0.21), (71.94, 0.22), (73.65, 0.12)),
+    ("MobileNetV2", 4): ((69.25, 0.33), (68.75, 0.22), (67.99, 0.11), (68.66, 0.24)),
+    ("MobileNetV2", 5): ((68.88, 0.18), (68.13, 0.32), (67.01, 0.19), (68.04, 0.28)),
+    ("MobileNetV2", 6): ((68.36, 0.20), (67.39, 0.24), (64.92, 0.25), (67.11, 0.16)),
+    ("MobileNetV2", 7): ((67.76, 0.17), (66.17, 0.20), (64.03, 0.21), (66.02, 0.29)),
+    ("MLP-Mixer", 7): ((59.18, 0.26), (59.23, 0.18), (57.54, 0.30), (59.17, 0.19)),
+    ("MLP-Mixer", 8): ((58.95, 0.21), (59.01, 0.21), (57.21, 0.21), (58.93, 0.19)),
+    ("MLP-Mixer", 9): ((58.83, 0.23), (58.79, 0.24), (57.09, 0.19), (58.73, 0.25)),
+    ("MLP-Mixer", 10): ((58.61, 0.23), (58.77, 0.11), (56.91, 0.21), (58.62, 0.35)),
+}
+
+
+def reported(
+    architecture: str, dataset: str, *, method: str, rounds: int | None, prune_rate: float = 0.2
+) -> dict[str, Reported]:
+    """What the paper has for a search: `dense`, `solution` and `signs` -> figure; empty if it has no such search.
+
+    Args:
+        architecture: its first word names the network: `ResNet-50 (transformers)`, `mlp mixer`-like spellings not.
+        dataset: ImageNet by its name or by its id on the Hub.
+    """
+    network = {_plain(name): name for name in DENSE}.get(_plain(architecture.split(" ")[0]))
+    row = TABLE_2.get((network or "", rounds or 0))
+    if row is None or prune_rate != 0.2 or _plain(dataset.split("/")[-1]) not in ("imagenet", "imagenet1k"):
+        return {}
+    found = {what: Reported(*figure) for (by, what), figure in zip(COLUMNS, row, strict=True) if by == method}
+    return {"dense": DENSE[network or ""], **found} if found else {}
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
