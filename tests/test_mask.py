@@ -1,10 +1,14 @@
 import copy
+import json
+import re
 
 import pytest
 import torch
+import torch.nn.utils.prune as torch_prune
 from torch import nn, tensor
 
-from aws_lottery import SignedMask, SignedMaskConfig
+import aws_lottery
+from aws_lottery import Result, SignedMask, SignedMaskConfig, packing, provenance
 
 
 def sparse_(model, share=0.5):
@@ -167,9 +171,130 @@ def test_saved_and_loaded_masks_are_equal(mask, tmp_path):
         assert list(again) == list(one)
 
 
-def test_a_folder_without_a_mask_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+def test_what_is_told_of_a_mask_is_kept_with_it(mask, tmp_path):
+    mask.results = (Result("dense", "digits", [98, 97.5], before=[10, 11]),)
+    mask.provenance = provenance(dataset="digits", training={"lr": 0.1}, limits=["small"])
+    mask.save_pretrained(tmp_path)
+    again = SignedMask.from_pretrained(str(tmp_path))
+    assert again.results == mask.results
+    assert again.provenance == mask.provenance
+    assert again.provenance.library_version == aws_lottery.__version__
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["remaining"], config["remaining_total"]) == (mask.remaining, mask.remaining_total)
+    assert SignedMaskConfig.from_dict(config["config"]) == mask.config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"values": []}, "values must be one or more numbers, got ()"),
+        ({"values": [1, float("nan")]}, "values must be a list of finite numbers"),
+        ({"values": "12"}, "values must be a list of finite numbers, got '12'"),
+        ({"values": [1, 2], "before": [1]}, "before must be 2 numbers or none"),
+        ({"values": [1], "metric": 3}, "metric must be a string, got 3"),
+    ],
+)
+def test_a_result_is_numbers_for_each_seed(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Result("dense", "digits", **fields)
+
+
+def test_a_folder_without_a_mask_is_refused(mask, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         SignedMask.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no folder './nowhere'"):
+        SignedMask.from_pretrained("./nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no config.json in .* save_pretrained wrote"):
+        SignedMask.from_pretrained(tmp_path)
+    mask.save_pretrained(tmp_path)
+    (tmp_path / "signed_mask.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no signed_mask.safetensors"):
+        SignedMask.from_pretrained(tmp_path)
+
+
+HUGE = json.dumps({"library_name": "aws_lottery", "format_version": 1, "more": "x" * (1 << 20)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (b"", "Expecting value"),
+        (b"\xff\xfe\x00", "cannot read .*config.json"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b"[" * 100_000, "cannot read .*config.json"),
+        (HUGE.encode(), "more than 1048576 bytes"),
+        (b'{"model_type": "bert"}', "not the configuration of a signed mask"),
+        ({"format_version": 2}, "format version 2, this aws_lottery reads 1; install a newer one"),
+        ({"config": 5}, "cannot read"),
+        ({"config": {"methud": "aws"}}, "did you mean 'method'"),
+        ({"config": {"method": []}}, "cannot read"),
+        ({"config": {"prunable": 5}}, "cannot read"),
+        ({"config": {"prune_rate": 1e-320, "target_remaining": 0.1}}, "cannot read"),
+        ({"remaining": 0.25}, "they are of two masks"),
+        ({"remaining": "all"}, "they are of two masks"),
+        ({"results": {"dense": 1}}, "cannot read"),
+        ({"results": [{"condition": "dense"}]}, "cannot read"),
+        ({"results": [{"condition": "dense", "dataset": "x", "values": [None]}]}, "values must be"),
+        ({"provenance": {"license": ["mit"]}}, "license must be a string or None"),
+        ({"provenance": {"limits": "none"}}, "limits must be strings"),
+        ({"provenance": {"tool": "x"}}, "unexpected keyword argument 'tool'"),
+        ({"provenance": [1]}, "cannot read"),
+    ],
+)
+def test_a_hostile_configuration_is_refused(mask, tmp_path, change, message):
+    mask.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_bytes(change if isinstance(change, bytes) else json.dumps({**config, **change}).encode())
+    with pytest.raises(ValueError, match=message):
+        SignedMask.from_pretrained(tmp_path)
+
+
+def test_keys_that_nobody_knows_are_passed_over(mask, tmp_path):
+    mask.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "values": {}, "later": 1}))
+    assert SignedMask.from_pretrained(tmp_path) == mask
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"parameters": 3, "signed": True, "signed_only": []},
+        {"parameters": 2000.5, "signed": True, "signed_only": []},
+        {"parameters": 2000, "signed": 1, "signed_only": []},
+        {"parameters": 2000, "signed": False, "signed_only": []},
+        {"parameters": 2000, "signed": True, "signed_only": ["8.weight"]},
+        {"parameters": 2000, "signed": True, "signed_only": [[]]},
+        {"parameters": 2000},
+        [],
+    ],
+)
+def test_roles_that_do_not_fit_are_refused(mask, tmp_path, roles):
+    mask.save_pretrained(tmp_path)
+    packing.write(tmp_path / "signed_mask.safetensors", mask, {"signed_mask": json.dumps(roles)})
+    with pytest.raises(ValueError, match=r"cannot read .*signed_mask.safetensors"):
+        SignedMask.from_pretrained(tmp_path)
+
+
+def test_the_signs_of_torch_prune(convnet, make_convnet):
+    expected = SignedMask.from_model(copy.deepcopy(convnet))
+    with pytest.raises(ValueError, match="has pruned nothing in this Sequential; use from_model"):
+        SignedMask.from_torch_prune(convnet)
+    for index in (0, 3):
+        torch_prune.random_unstructured(convnet[index], "weight", amount=0.5)
+    mask = SignedMask.from_torch_prune(convnet)
+    assert list(mask) == list(expected)
+    assert mask.prunable == ("0.weight", "3.weight")
+    assert mask.remaining == 0.5
+    assert mask.parameters == expected.parameters
+    fresh = make_convnet()
+    mask.apply_(fresh)
+    assert torch.equal(fresh[3].weight == 0, convnet[3].weight_mask == 0)
+    assert torch.equal(mask["7.weight"], expected["7.weight"])
+    for index in (0, 3):
+        torch_prune.remove(convnet[index], "weight")
+    assert SignedMask.from_model(convnet)["3.weight"].equal(mask["3.weight"])
 
 
 def test_equality_sees_signs_roles_and_configuration(mask, convnet):

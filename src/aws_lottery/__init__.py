@@ -10,11 +10,18 @@ if TYPE_CHECKING:
     from .config import METHODS as METHODS
     from .config import PROTOCOLS as PROTOCOLS
     from .config import SignedMaskConfig as SignedMaskConfig
+    from .data import load_data as load_data
+    from .facts import Provenance as Provenance
+    from .facts import Result as Result
+    from .facts import provenance as provenance
     from .holding import Hold as Hold
+    from .hub import HubError as HubError
     from .mask import SignedMask as SignedMask
+    from .models import create_model as create_model
     from .pruner import AWSPruner as AWSPruner
     from .pruner import Stage as Stage
     from .pruner import detach as detach
+    from .search import find_signed_mask as find_signed_mask
     from .signs import interpolate as interpolate
     from .signs import prune as prune
     from .signs import remaining as remaining
@@ -29,9 +36,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "config": ("METHODS", "PROTOCOLS", "SignedMaskConfig"),
+    "facts": ("Provenance", "Result", "provenance"),
+    "data": ("load_data",),
     "holding": ("Hold",),
+    "hub": ("HubError",),
     "mask": ("SignedMask",),
+    "models": ("create_model",),
     "pruner": ("AWSPruner", "Stage", "detach"),
+    "search": ("find_signed_mask",),
     "signs": ("interpolate", "prune", "remaining", "sign0", "transfer"),
     "training": ("TrainingConfig", "evaluate", "recalibrate", "train"),
 }

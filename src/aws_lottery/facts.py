@@ -91,7 +91,9 @@ class Provenance:
             _require(value is None or isinstance(value, str), self, name, "a string or None")
         _require(isinstance(self.training, Mapping), self, "training", "a mapping")
         limits = self.limits
-        _require(isinstance(limits, list | tuple) and all(isinstance(x, str) for x in limits), self, "limits", "strings")
+        _require(
+            isinstance(limits, list | tuple) and all(isinstance(x, str) for x in limits), self, "limits", "strings"
+        )
         object.__setattr__(self, "limits", tuple(limits))
 
 
@@ -110,12 +112,16 @@ class Told(Protocol):
     """What a card shows of a SignedMask."""
 
     config: SignedMaskConfig | None
-    results: Sequence[Result]
+    results: tuple[Result, ...]
     provenance: Provenance | None
     parameters: int
     signed: bool
-    remaining: property
-    remaining_total: property
+
+    @property
+    def remaining(self) -> float: ...
+
+    @property
+    def remaining_total(self) -> float: ...
 
     def table(self) -> list[LayerRow]: ...
 
@@ -127,7 +133,9 @@ def provenance(**told: object) -> Provenance:
         "library_version": __version__,
         "commit": _commit(),
         "software": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "hardware": _accelerators(device) if device else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+        "hardware": _accelerators(device)
+        if device
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
         "date": datetime.now(UTC).date().isoformat(),
     }
     return Provenance(**{**known, **told})  # type: ignore[arg-type]

@@ -86,6 +86,17 @@ def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int) -> Alpha:
     return alpha
 
 
+def state(root: nn.Module) -> dict[str, Tensor]:
+    """psi_init and the state of alpha's stream by buffer name, as `load_state` takes them; empty if none is attached."""
+    return {name: value for name, value in root.named_buffers() if name.rpartition(".")[2].startswith((_STATE, _INIT))}
+
+
+def load_state(root: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy what `state` gave into a root on which the same has been attached."""
+    for name, buffer in state(root).items():
+        buffer.copy_(values[name])
+
+
 def detach(root: nn.Module) -> None:
     """Remove what `attach` put on `root`, or on the model that it is a copy of."""
     root._buffers.pop(_STATE, None)

@@ -1,38 +1,28 @@
 """`SignedMask`: the signs and zeros of a sparse network, to be kept, shipped and applied to a fresh init."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
 
 import torch
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
-from . import packing, signs
+from . import card, folder, hub, signs
 from .config import SignedMaskConfig
+from .facts import LayerRow, Provenance, Result
 from .holding import Hold
-from .partition import bare_model, partition
-
-CONFIG_FILE, MASK_FILE = "config.json", "signed_mask.safetensors"
-
-
-class LayerRow(NamedTuple):
-    """A line of `SignedMask.table`."""
-
-    name: str
-    shape: tuple[int, ...]
-    prunable: bool
-    weights: int
-    remaining: float  # share of the entries that are not 0
-    positive: float  # share of +1 among those; NaN where none is left
+from .matching import Names, fit
+from .partition import bare_model, norm_parameters, partition
 
 
-class SignedMask(Mapping[str, Tensor]):
+class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
     """A mapping of parameter name -> int8 tensor in {-1, 0, 1} (Section 3.2).
 
     Its names are those of `model.named_parameters()`, free of `module.` and `_orig_mod.`. `prunable` names the
     weights whose zeros are a mask; of the others (biases, classifier) only the signs count. Equal if signs, roles
-    and configuration are.
+    and configuration are. `results` and `provenance` tell what was measured and how it was made; set them at will,
+    they are kept in config.json and shown on the card.
     """
 
     def __init__(
@@ -43,6 +33,8 @@ class SignedMask(Mapping[str, Tensor]):
         prunable: tuple[str, ...] | None = None,
         parameters: int | None = None,
         signed: bool = True,
+        results: Sequence[Result] = (),
+        provenance: Provenance | None = None,
     ):
         """
         Args:
@@ -51,6 +43,8 @@ class SignedMask(Mapping[str, Tensor]):
             prunable: the names that are masked; None: all.
             parameters: number of all parameters of the model, normalization included; None: those in `values`.
             signed: False for a mask without signs (see `binary`); its values are 0 and 1.
+            results: what was measured with it.
+            provenance: how it was made.
         Raises: ValueError that names the tensor which has another dtype or other values.
         """
         for name, value in values.items():
@@ -63,6 +57,7 @@ class SignedMask(Mapping[str, Tensor]):
             raise ValueError(f"prunable names {sorted(unknown)} are not in the mask")
         self.parameters = sum(v.numel() for v in values.values()) if parameters is None else parameters
         self.signed = signed
+        self.results, self.provenance = tuple(results), provenance
 
     @classmethod
     def from_model(
@@ -77,7 +72,7 @@ class SignedMask(Mapping[str, Tensor]):
         model = bare_model(model)
         parts = partition(model, config or SignedMaskConfig())
         parameters = dict(model.named_parameters())
-        values = signs.sign0({name: parameters[name] for name in parts.signed}, masks)
+        values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
         total = sum(p.numel() for p in parameters.values())
         return cls(
             {name: value.cpu() for name, value in values.items()},
@@ -85,6 +80,29 @@ class SignedMask(Mapping[str, Tensor]):
             prunable=parts.prunable,
             parameters=total,
         )
+
+    @classmethod
+    def from_torch_prune(cls, model: nn.Module) -> "SignedMask":
+        """The signs of a model that torch.nn.utils.prune pruned; what it put a mask on is prunable here.
+
+        Raises: ValueError if it put no mask on any weight.
+        """
+        model = bare_model(model)
+        masks = {name.removesuffix("_mask"): m for name, m in model.named_buffers() if name.endswith("_mask")}
+        norms = norm_parameters(model)
+        theta = {
+            name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name: parameter
+            for name, parameter in model.named_parameters()
+            if name not in norms
+        }
+        owners = {name: index for index, (name, _) in enumerate(model.named_modules())}
+        order = sorted(theta, key=lambda name: (owners[name.rpartition(".")[0]], name not in masks))  # it moved them
+        prunable = tuple(name for name in order if name in masks)
+        if not prunable:
+            raise ValueError(f"torch.nn.utils.prune has pruned nothing in this {type(model).__name__}; use from_model")
+        values = signs.sign0({name: theta[name] for name in order}, {n: masks[n].to(torch.uint8) for n in prunable})
+        total = sum(p.numel() for p in model.parameters())
+        return cls({name: value.cpu() for name, value in values.items()}, prunable=prunable, parameters=total)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._values[name]
@@ -149,74 +167,108 @@ class SignedMask(Mapping[str, Tensor]):
         return SignedMask(values, self.config, prunable=self.prunable, parameters=self.parameters)
 
     @torch.no_grad()
-    def apply_(self, model: nn.Module) -> None:
+    def apply_(
+        self, model: nn.Module, *, exclude: Collection[str] = (), names: Names | None = None, match: str = "names"
+    ) -> None:
         """theta = |theta_init| * s in place (or theta_init * m, for a binary mask); norm parameters stay.
 
+        The model may have the same network under another prefix, or another number of classes; both are logged.
+
+        Args:
+            exclude: names or globs of modules or parameters, in the mask or in the model, to be left alone.
+            names: name in the mask -> name in the model, for those that differ: a mapping or a function.
+            match: "names", or "structure": pair mask and model in order, whatever the names.
         Raises: ValueError that lists what does not fit, and changes nothing, unless everything does.
         """
-        for name, parameter in self._fitting(model).items():
+        parameters = dict(bare_model(model).named_parameters())
+        for name, place in fit(self, model, exclude=exclude, names=names, by=match).items():
+            parameter = parameters[place]
             magnitude = parameter.abs_() if self.signed else parameter
             magnitude.mul_(self[name].to(parameter.device, non_blocking=True))
 
-    def held(self, model: nn.Module) -> Hold:
+    def held(
+        self, model: nn.Module, *, exclude: Collection[str] = (), names: Names | None = None, match: str = "names"
+    ) -> Hold:
         """Zero the pruned weights of `model` and keep them exactly 0 under any optimizer, until the end of the
-        `with` block or `remove()`. Raises: ValueError as `apply_`, and if the model is held already."""
-        self._fitting(model)
-        return Hold(bare_model(model), {name: self[name] != 0 for name in self.prunable})
+        `with` block or `remove()`. Arguments and errors as `apply_`; ValueError also if the model is held already."""
+        places = fit(self, model, exclude=exclude, names=names, by=match)
+        return Hold(bare_model(model), {places[name]: self[name] != 0 for name in self.prunable if name in places})
 
-    def _fitting(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        model = bare_model(model)
-        parameters = dict(model.named_parameters())
-        parts = partition(model, self.config or SignedMaskConfig())
-        wrong = [f"{name}: not in the model" for name in self if name not in parameters]
-        wrong += [
-            f"{name}: not in the mask" for name in (parts.signed if self.signed else parts.prunable) if name not in self
-        ]
-        for name in self:
-            parameter = parameters.get(name)
-            if parameter is not None and parameter.shape != self[name].shape:
-                wrong.append(
-                    f"{name}: shape {tuple(self[name].shape)} in the mask, {tuple(parameter.shape)} in the model"
-                )
-            elif parameter is not None and parameter.is_meta:
-                wrong.append(f"{name}: on the meta device; initialize the model first")
-        if wrong:
-            made_for = self.config.architecture if self.config else None
-            raise ValueError(
-                f"the signed mask does not fit this {type(model).__name__}, nothing was changed; it was made for "
-                f"{made_for or 'a network that it does not name'}. {len(wrong)} parameters differ:\n  "
-                + "\n  ".join(wrong[:10] + ([f"and {len(wrong) - 10} more"] if wrong[10:] else []))
-            )
-        return {name: parameters[name] for name in self}
+    def generate_model_card(self, *, repo_id: str | None = None, existing: str | None = None) -> ModelCard:
+        """The card, README.md: from `results` and `provenance`; of the `existing` one, what was added by hand stays."""
+        return card.render(self, repo_id=repo_id, existing=existing)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `signed_mask.safetensors` into `folder`, made if need be; each replaced whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        roles = {
-            "parameters": self.parameters,
-            "signed": self.signed,
-            "signed_only": [name for name in self if name not in set(self.prunable)],
-        }
-        packing.write(folder / MASK_FILE, self, {"signed_mask": json.dumps(roles)})
-        config = {
-            "config": self.config.to_dict() if self.config else None,
-            "remaining": self.remaining,
-            "remaining_total": self.remaining_total,
-        }
-        packing.replace_file(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """For `save_pretrained(folder)`: config.json, signed_mask.safetensors and README.md, each replaced whole."""
+        folder.write(save_directory, self)
+        readme = save_directory / folder.CARD_FILE
+        if readme.exists():  # else ModelHubMixin writes it
+            text = str(self.generate_model_card(existing=readme.read_text(encoding="utf-8")))
+            folder.replace_file(readme, text.encode())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SignedMask":
-        """The inverse of `save_pretrained`. Raises: FileNotFoundError; ValueError for files that are not whole."""
-        folder = Path(folder)
-        values, metadata = packing.read(folder / MASK_FILE)
-        config = json.loads((folder / CONFIG_FILE).read_text())["config"]
-        roles = json.loads(metadata["signed_mask"])
-        return cls(
-            values,
-            SignedMaskConfig.from_dict(config) if config else None,
-            prunable=tuple(name for name in values if name not in set(roles["signed_only"])),
-            parameters=roles["parameters"],
-            signed=roles["signed"],
+    def from_pretrained(
+        cls,
+        repo_id_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> "SignedMask":
+        """The mask in a folder that `save_pretrained` wrote, or in a repository on the Hub.
+
+        Args:
+            revision: commit, tag or branch on the Hub; a commit is the only one that never changes.
+            token: for private and gated repositories; None: the one of `hf auth login`.
+            cache_dir: where downloads are kept.
+            local_files_only: take it from there and ask nothing of the Hub.
+            force_download: download it even if it is there.
+        Raises: FileNotFoundError; hub.HubError if the Hub does not give it; ValueError for files that are not whole.
+        """
+        if hub.is_folder(repo_id_or_folder):
+            return cls(**folder.read(Path(repo_id_or_folder)))
+        path = hub.fetch(
+            str(repo_id_or_folder),
+            (folder.CONFIG_FILE, folder.MASK_FILE),  # config.json first: its downloads count
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
+        try:
+            return cls(**folder.read(path))
+        except ValueError as error:
+            hint = "if it broke on the way, force_download=True fetches it anew"
+            raise ValueError(f"{error}. It came from '{repo_id_or_folder}' on the Hub; {hint}") from error
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        commit_message: str = "Upload signed mask",
+        token: str | bool | None = None,
+        config: object = None,
+        model_card_kwargs: object = None,
+    ) -> str:
+        """Commit config.json, signed_mask.safetensors and the card to the Hub; what was added to the card stays.
+
+        Args:
+            private: whether a repository that is made is private; None: as its owner has it.
+            branch: made from main if it is missing; None: main.
+            create_pr: open a pull request instead.
+            token: with write access; None: the one of `hf auth login`.
+            config, model_card_kwargs: not used; `save_pretrained(push_to_hub=True)` of ModelHubMixin passes them.
+        Returns: URL of the commit. Raises: hub.HubError.
+        """
+        with hub.explained(repo_id, branch), TemporaryDirectory() as files:
+            repo_id, existing = hub.prepare(repo_id, private=private, branch=branch, create_pr=create_pr, token=token)
+            self.save_pretrained(files, model_card_kwargs={"repo_id": repo_id, "existing": existing})
+            return HfApi(token=token).upload_folder(
+                repo_id=repo_id, folder_path=files, revision=branch, create_pr=create_pr, commit_message=commit_message
+            )

@@ -43,7 +43,7 @@ def reported(
     """What the paper has for a search: `dense`, `solution` and `signs` -> figure; empty if it has no such search.
 
     Args:
-        architecture: its first word names the network: `ResNet-50 (transformers)`, `mlp mixer`-like spellings not.
+        architecture: its first word names the network: `ResNet-50 (transformers)`, `mlp-mixer`.
         dataset: ImageNet by its name or by its id on the Hub.
     """
     network = {_plain(name): name for name in DENSE}.get(_plain(architecture.split(" ")[0]))

@@ -81,6 +81,12 @@ def is_norm(module: nn.Module) -> bool:
     return bool(own) and bool(_NORM_NAME.search(type(module).__name__)) and all(p.dim() == 1 for p in own)
 
 
+def norm_parameters(model: nn.Module) -> set[str]:
+    """Names of psi, which gets neither mask nor sign."""
+    norms = [(name, module) for name, module in model.named_modules() if is_norm(module)]
+    return {f"{name}.{leaf}".lstrip(".") for name, norm in norms for leaf, _ in norm.named_parameters(recurse=False)}
+
+
 def _kind(module: nn.Module, leaf: str) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return "linear" if leaf.endswith("proj_weight") else None

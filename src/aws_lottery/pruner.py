@@ -1,7 +1,8 @@
 """`AWSPruner`: Algorithm 1 around anybody's training loop, for all four methods."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,15 @@ class AWSPruner:
             self.model,
             {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable},
         )
+        self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
         self._alpha = interpolation.Alpha(enabled=False)
-        if METHODS[self.config.method].interpolate_norm:
+        if self._method.interpolate_norm:
             norms = [self.model.get_submodule(name) for name in self.partition.norms]
             self._alpha = interpolation.attach(self.model, norms, self.config.seed)
             self._alpha.enabled = False
         self._rewind_point: dict[str, Tensor] | None = None
-        self._started = False
+        self._stage = 0  # the next to train, or under way
+        self._running = self._resumed = False
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -65,38 +68,80 @@ class AWSPruner:
         """Share of the prunable weights that are left."""
         return signs.remaining(self._hold.masks)
 
-    def rounds(self) -> Iterator[Stage]:
+    def rounds(self, on_mask: Callable[[int, SignedMask], object] | None = None) -> Iterator[Stage]:
         """Algorithm 1: yields the warm-up, then each round, and between them prunes and rewinds.
 
         A stage is done when the loop asks for the next. With the `paper` protocol a round trains and then prunes;
         with `released-code` it prunes and then trains. Either way there are `config.rounds` prunes, and the last
-        of them is not followed by a rewind: the model keeps its trained sparse weights.
+        of them is not followed by a rewind: the model keeps its trained sparse weights. After `load_state_dict`, it
+        goes on with the stage that was under way.
+
+        Args:
+            on_mask: called with the index and the signed mask s_t of each round that is done, before any rewind.
         """
-        if self._started:
+        if self._running:
             raise RuntimeError("rounds() runs once for each pruner; detach this one and make a new one to search again")
-        self._started = True
-        method, protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
+        self._running = True
         rounds = self.config.rounds
         assert rounds is not None  # resolved by the configuration
-        self._mark("init")
-        self._alpha.enabled = method.interpolate_norm and protocol.interpolate_warmup
-        yield Stage(0, rounds, self.config.warmup_epochs, self.remaining)
-        self._mark("warmup")
-        self._alpha.enabled = method.interpolate_norm
-        for index in range(1, rounds + 1):
-            if protocol.prune_first:
-                self._prune()
-                self._rewind()
-            yield Stage(index, rounds, self.config.epochs_per_round, self.remaining)
-            if not protocol.prune_first:
-                self._prune()
-                if index < rounds:
-                    self._rewind()
+        for index in range(self._stage, rounds + 1):
+            if not self._resumed:
+                self._begin(index)
+            self._stage, self._resumed = index, False
+            self._alpha.enabled = self._method.interpolate_norm and (index > 0 or self._protocol.interpolate_warmup)
+            epochs = self.config.epochs_per_round if index else self.config.warmup_epochs
+            yield Stage(index, rounds, epochs, self.remaining)
+            self._end(index, on_mask)
+        self._stage = rounds + 1
         self._alpha.enabled = False
+
+    def _begin(self, index: int) -> None:
+        if index == 0:
+            self._mark("init")
+        elif self._protocol.prune_first:
+            self._prune()
+            self._rewind()
+
+    def _end(self, index: int, on_mask: Callable[[int, SignedMask], object] | None) -> None:
+        if index == 0:
+            self._mark("warmup")
+            return
+        if not self._protocol.prune_first:
+            self._prune()
+        if on_mask is not None:
+            on_mask(index, self.signed_mask())
+        if not self._protocol.prune_first and index < (self.config.rounds or 0):
+            self._rewind()
 
     def signed_mask(self) -> SignedMask:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""
         return SignedMask.from_model(self.model, self.config, self._hold.masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a search has to remember beside the model's own state_dict: tensors and plain values."""
+        return {
+            "config": self.config.to_dict(),
+            "stage": self._stage,
+            "begun": self._running,
+            "masks": self.masks,
+            "interpolation": interpolation.state(self.model),
+            "rewind_point": self._rewind_point,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken: before `rounds`, on the same model with its own state loaded.
+
+        Raises: ValueError if the state is of a search with another configuration; RuntimeError once rounds() runs.
+        """
+        if self._running:
+            raise RuntimeError("load_state_dict comes before rounds()")
+        theirs = SignedMaskConfig.from_dict(state["config"])
+        if theirs != self.config:
+            raise ValueError(f"the state is of another search: {theirs}; this pruner has {self.config}")
+        self._hold.update(state["masks"])
+        interpolation.load_state(self.model, state["interpolation"])
+        self._rewind_point = state["rewind_point"]
+        self._stage, self._resumed = state["stage"], state["begun"]
 
     def zero_pruned_(self, model: nn.Module) -> None:
         """Zero what is pruned in another model of the same names; for a running average of the weights, which would
@@ -112,7 +157,7 @@ class AWSPruner:
         self._hold.update(signs.prune(self._hold.weights, self._hold.masks, self.config.prune_rate))
 
     def _mark(self, point: str) -> None:
-        if METHODS[self.config.method].rewind_to == point:
+        if self._method.rewind_to == point:
             self._rewind_point = {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def _rewind(self) -> None:

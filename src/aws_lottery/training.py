@@ -1,5 +1,6 @@
 """A(theta, u): ordinary training of a network from theta with SGD noise u, on accelerate; and its measure."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,6 +67,73 @@ SCHEDULES: dict[str, Callable[[Optimizer, TrainingConfig], LRScheduler]] = {
 }
 
 
+class Training:
+    """A training under way: what moves on, and what a checkpoint has to hold beside model and random states."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
+        self.config, self.accelerator = config, accelerator
+        optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
+        self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
+        self.network, self.optimizer = accelerator.prepare(model, optimizer)
+        self.epoch = self.step = 0  # done, of the training and of the epoch
+        self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "total_loss": self.total_loss,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.total_loss.copy_(state["total_loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def mean_loss(self) -> float:
+        """Over the epoch so far, of this process; NaN before the first step.
+
+        Raises: FloatingPointError if any loss of it was NaN or infinite.
+        """
+        if not self.step:
+            return math.nan
+        loss = float(self.total_loss) / self.step
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {self.epoch + 1} of {self.config.epochs}; "
+                f"lower learning_rate={self.config.learning_rate}, or go on from an earlier checkpoint"
+            )
+        return loss
+
+    def learn(self, images: Tensor, labels: Tensor) -> bool:
+        """One forward and backward; returns whether it made an optimizer step (see gradient accumulation)."""
+        with self.accelerator.accumulate(self.network):
+            loss = F.cross_entropy(logits(self.network(images)), labels)
+            self.accelerator.backward(loss)
+            if self.config.max_grad_norm is not None and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.total_loss += loss.detach()
+        self.step += 1
+        return self.accelerator.sync_gradients
+
+    def end_epoch(self) -> float:
+        """Returns the epoch's mean loss, checked."""
+        loss = self.mean_loss()
+        self.schedule.step()
+        self.epoch, self.step = self.epoch + 1, 0
+        self.total_loss.zero_()
+        return loss
+
+
 def train(
     model: nn.Module,
     data: Images,
@@ -73,48 +141,40 @@ def train(
     *,
     accelerator: "Accelerator",
     seed: int,
-    on_step: Callable[[], Any] = lambda: None,
+    on_step: Callable[[Training], Any] = lambda training: None,
+    resume: dict[str, Any] | None = None,
 ) -> float:
     """Train `model` in place: A(theta, u).
 
     Args:
         seed: u, the data order; apart from the seed of the initialization.
-        on_step: called after each optimizer step (a progress bar).
+        on_step: called after each optimizer step (for a progress bar, a checkpoint).
+        resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
     Returns: mean loss over the last epoch, of this process; NaN for 0 epochs.
-    Raises: FloatingPointError if the loss of an epoch is NaN or infinite.
+    Raises: FloatingPointError if a loss is NaN or infinite, at the end of its epoch.
     """
-    optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
-    schedule = SCHEDULES[config.schedule](optimizer, config)  # unprepared: it counts epochs, not steps
-    network, prepared, loader = accelerator.prepare(model, optimizer, batches(data, config.batch_size, seed=seed))
-    loss = float("nan")
-    for epoch in range(config.epochs):
-        loss = _train_epoch(network, prepared, loader, config, accelerator, on_step)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch + 1} of {config.epochs}; "
-                f"lower learning_rate={config.learning_rate}"
-            )
-        schedule.step()
-    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    from accelerate import skip_first_batches
+
+    training = Training(model, config, accelerator)
+    if resume is not None:
+        training.load_state_dict(resume)
+    loss = math.nan
+    while training.epoch < config.epochs:
+        training.network.train()
+        loader = accelerator.prepare(batches(data, config.batch_size, seed=_mix(seed, training.epoch)))
+        for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
+            if training.learn(images, labels):
+                on_step(training)
+        loss = training.end_epoch()
+    accelerator.unwrap_model(training.network, keep_fp32_wrapper=False)
     accelerator.free_memory()
     return loss
 
 
-def _train_epoch(network, optimizer, loader, config: TrainingConfig, accelerator: "Accelerator", on_step) -> float:
-    network.train()
-    total, count = torch.zeros((), device=accelerator.device), 0
-    for images, labels in loader:
-        with accelerator.accumulate(network):
-            loss = F.cross_entropy(logits(network(images)), labels)
-            accelerator.backward(loss)
-            if config.max_grad_norm is not None and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        if accelerator.sync_gradients:
-            on_step()
-        total, count = total + loss.detach(), count + 1
-    return float(total / max(count, 1))
+def _mix(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch, so that an epoch can be taken up without the ones before."""
+    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
 
 def logits(output: Any) -> Tensor:

@@ -5,12 +5,14 @@ number of processes and workers, on a CPU as on a GPU.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Box = tuple[float, float, float, float]  # top, left, height, width; in pixels
 ATTEMPTS = 10  # of RandomResizedCrop at a box that fits into the image, as in torchvision
 
 
@@ -50,64 +52,45 @@ class Augmentation:
         """Random numbers an image needs: flip, top, left, and for RandomResizedCrop areas and ratios to try."""
         return 3 if self.scale is None else 3 + 2 * ATTEMPTS
 
-    def __call__(self, images: Tensor, uniforms: Tensor | None) -> Tensor:
+    def __call__(self, images: Tensor, draws: Sequence[Sequence[float]] | None) -> Tensor:
         """Views (N, C, size, size) of images (N, C, height, width) with values from 0 to 255.
 
         Args:
-            uniforms: (N, draws) numbers in [0, 1), float64, on the CPU; None: the evaluation view.
+            draws: for each image its random numbers in [0, 1); None: the evaluation view.
         Returns: uint8 as given, float32 after RandomResizedCrop.
         """
-        if uniforms is None:
+        if draws is None:
             return _center(images, self.size)
         if self.scale is not None:
-            sizes = torch.tensor([images.shape[2:]], dtype=torch.float64).expand(len(images), 2)
-            images = resized_crop(images, random_boxes(sizes, self.scale, self.ratio, uniforms[:, 1:]), self.size)
+            height, width = images.shape[2:]
+            images = resized_crop(images, torch.tensor([self.box(height, width, row) for row in draws]), self.size)
         else:
-            images = padded_crop(images, self.padding, self.size, uniforms[:, 1:3])
-        return _mirrored(images, uniforms[:, 0] < 0.5) if self.flip else images
+            images = padded_crop(images, self.padding, self.size, torch.tensor([row[1:3] for row in draws]))
+        return _mirrored(images, torch.tensor([row[0] < 0.5 for row in draws])) if self.flip else images
 
-    def for_side(self, side: int) -> "Augmentation":
-        """The same for images of another size."""
-        return replace(self, size=side)
-
-
-CIFAR = Augmentation(size=32, padding=4)
-TINY_IMAGENET = Augmentation(size=64, scale=(0.5, 1.0))
-IMAGENET = Augmentation(size=224, scale=(0.08, 1.0), resize=256)
-
-
-def augmentation_for(side: int) -> Augmentation:
-    """The paper's augmentation of the data set whose images are about as large as these, `side` pixels."""
-    return CIFAR.for_side(side) if side <= 48 else TINY_IMAGENET.for_side(side) if side <= 96 else IMAGENET
+    def box(self, height: int, width: int, draws: Sequence[float]) -> Box:
+        """RandomResizedCrop's box in an image, in whole pixels, distributed as torchvision's."""
+        assert self.scale is not None
+        _, top, left, *tries = draws
+        rows, columns = _random_extent(height, width, self.scale, self.ratio, tries) or (0, 0)
+        if rows:
+            return int(top * (height - rows + 1)), int(left * (width - columns + 1)), rows, columns
+        rows = min(height, round(width / self.ratio[0]))  # nothing fits: the largest centered box
+        columns = min(width, round(height * self.ratio[1]))
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def random_boxes(
-    sizes: Tensor, scale: tuple[float, float], ratio: tuple[float, float], uniforms: Tensor
-) -> Tensor:
-    """RandomResizedCrop's boxes (N, 4): top, left, height, width in whole pixels, distributed as torchvision's.
-
-    Args:
-        sizes: (N, 2), height and width of each image.
-        uniforms: (N, 2 + 2 * ATTEMPTS): top, left, areas to try, ratios to try.
-    """
-    position, areas, ratios = uniforms.split([2, ATTEMPTS, ATTEMPTS], dim=1)
-    area = sizes.prod(1, keepdim=True) * (scale[0] + (scale[1] - scale[0]) * areas)
-    aspect = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * ratios)
-    tried = torch.stack([(area / aspect).sqrt().round(), (area * aspect).sqrt().round()], dim=2)
-    fits = ((tried > 0) & (tried <= sizes[:, None])).all(2)
-    box = tried[torch.arange(len(tried)), fits.int().argmax(1)]
-    offset = (position * (sizes - box + 1)).floor()
-    some = fits.any(1, keepdim=True)
-    largest = _largest_boxes(sizes, ratio)
-    box = torch.where(some, box, largest)
-    return torch.cat([torch.where(some, offset, (sizes - largest).div(2).floor()), box], dim=1)
-
-
-def _largest_boxes(sizes: Tensor, ratio: tuple[float, float]) -> Tensor:
-    """Height and width (N, 2) of the largest box whose width / height is within `ratio`."""
-    height, width = sizes.unbind(1)
-    low = torch.minimum(height, (width / ratio[0]).round())
-    return torch.stack([low, torch.minimum(width, (height * ratio[1]).round())], dim=1)
+def _random_extent(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], tries: Sequence[float]
+) -> tuple[int, int] | None:
+    """Height and width of the first box to try that fits."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for share, tilt in zip(tries[::2], tries[1::2], strict=True):
+        area, aspect = height * width * (scale[0] + (scale[1] - scale[0]) * share), math.exp(low + (high - low) * tilt)
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            return rows, columns
+    return None
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -134,11 +117,11 @@ def _weights(start: Tensor, length: Tensor, size: int, available: int) -> Tensor
     return weights / weights.sum(2, keepdim=True)
 
 
-def padded_crop(images: Tensor, padding: int, size: int, uniforms: Tensor) -> Tensor:
-    """RandomCrop: `size` x `size` out of each image with `padding` black pixels around; uniforms (N, 2)."""
+def padded_crop(images: Tensor, padding: int, size: int, draws: Tensor) -> Tensor:
+    """RandomCrop: `size` x `size` out of each image with `padding` black pixels around; draws: (N, 2) in [0, 1)."""
     padded = F.pad(images, (padding,) * 4)
     places = torch.tensor(padded.shape[2:]) - size + 1
-    top, left = (uniforms * places).long().to(images.device).unbind(1)
+    top, left = (draws * places).long().to(images.device).unbind(1)
     windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view: (N, C, tops, lefts, size, size)
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
@@ -152,7 +135,7 @@ def _center(images: Tensor, size: int) -> Tensor:
     return images[:, :, top : top + size, left : left + size]
 
 
-def center_box(height: int, width: int, resize: int, size: int) -> tuple[float, float, float, float]:
+def center_box(height: int, width: int, resize: int, size: int) -> Box:
     """Where "resize the shorter side to `resize`, take the center `size` x `size`" looks in the image as it is.
 
     Returns: top, left, height, width in pixels of the image.

@@ -1,6 +1,8 @@
 """Image files of a data set's rows as 8-bit RGB pixels; one that can't be decoded is named."""
 
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from .augment import Box
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,36 +44,44 @@ class Rows:
         """(N,) int64."""
         return torch.tensor(self.dataset.with_format("numpy")[self.label][:], dtype=torch.int64)
 
-    def open(self, index: int) -> Image.Image:
-        """The image with its header read, its pixels not yet."""
-        file = self.dataset[index][self.image]
-        if file is None:
-            raise ValueError("the row holds no image")
-        return Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]))
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of image `index`, from the file's header.
 
-    def pixels(self, index: int, box: "Box", size: int, *, draft: bool) -> np.ndarray:
+        Raises: CorruptImageError.
+        """
+        with self._naming(index), self._open(index) as image:
+            return image.height, image.width
+
+    def pixels(self, index: int, box: Callable[[int, int], Box], size: int, *, draft: bool) -> np.ndarray:
         """The part of image `index` that `box(height, width)` chooses, resized: uint8 (size, size, 3).
 
         Args:
             draft: JPEGs may be decoded at 1/2, 1/4 or 1/8, which is faster and close, not equal.
         Raises: CorruptImageError.
         """
-        try:
-            with self.open(index) as image:
-                return np.asarray(_resized(image, box(image.height, image.width), size, draft=draft))
-        except Exception as error:  # whatever a broken file makes a decoder raise
-            raise CorruptImageError(self._corrupt(index, error)) from error
+        with self._naming(index), self._open(index) as image:
+            return np.asarray(_resized(image, box(image.height, image.width), size, draft=draft))
 
-    def _corrupt(self, index: int, error: Exception) -> str:
+    def _open(self, index: int) -> Image.Image:
         file = self.dataset[index][self.image]
-        path = f" ({file['path']})" if file and file["path"] else ""
-        return (
-            f"image {index}{path} of split '{self.split}' can't be decoded: {error}; "
-            "mend or remove it, or leave such images out with skip_corrupt=True"
-        )
+        if file is None:
+            raise ValueError("the row holds no image")
+        return Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]))
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a broken file makes a decoder raise
+            file = self.dataset[index][self.image]
+            path = f" ({file['path']})" if file and file["path"] else ""
+            raise CorruptImageError(
+                f"image {index}{path} of split '{self.split}' can't be decoded: {error}; "
+                "mend or remove it, or leave such images out with skip_corrupt=True"
+            ) from error
 
 
-def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int, *, draft: bool) -> Image.Image:
+def _resized(image: Image.Image, box: Box, size: int, *, draft: bool) -> Image.Image:
     (top, left, height, width), (full_width, full_height) = box, image.size
     if draft and image.format == "JPEG":
         image.draft(None, (int(full_width * size / width), int(full_height * size / height)))

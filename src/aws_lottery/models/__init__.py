@@ -21,22 +21,25 @@ SMALL_IMAGE = 64  # pixels; images up to this size get the small-image form
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a network is built, and how many parameters it has, in each of its forms (None: no such form)."""
+    """How a network is built, and how many parameters it has in each of its forms (None: no such form)."""
 
     build: Callable[..., nn.Module]  # (num_classes, **options)
-    parameters: int | None  # at 1000 classes, ImageNet form
-    small_parameters: int | None  # at 10 classes, small-image form
+    parameters: int | None = None  # ImageNet form, 1000 classes
+    small_parameters: int | None = None  # small-image form, 10 classes
     sized_by: Literal["small_image", "image_size"] | None = "small_image"  # the option of `build` that takes the size
 
 
+# Published counts: torchvision's, imgclsmob's for ShuffleNet, pytorch-cifar's for small images; MLP-Mixer 7.79 M in the
+# paper. ShuffleNet for small images has the authors' 925,618 less 12,240 biases that BatchNorm cancels, EfficientNet
+# their 3,599,686 less 1,088 in a layer that their forward never uses.
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": Architecture(partial(ResNet, 18), 11_689_512, 11_173_962),
     "resnet20": Architecture(partial(CifarResNet, 20), None, 269_722, sized_by=None),
     "resnet32": Architecture(partial(CifarResNet, 32), None, 464_154, sized_by=None),
     "resnet50": Architecture(partial(ResNet, 50), 25_557_032, 23_520_842),
     "mobilenetv2": Architecture(MobileNetV2, 3_504_872, 2_296_922),
-    "shufflenet": Architecture(ShuffleNet, 1_865_728, 0),
-    "efficientnet_b0": Architecture(EfficientNetB0, 5_288_548, 3_597_510),
+    "shufflenet": Architecture(ShuffleNet, 1_865_728, 913_378),
+    "efficientnet_b0": Architecture(EfficientNetB0, 5_288_548, 3_598_598),
     "vgg11_bn": Architecture(VGG11, 132_868_840, 9_231_114),
     "mlp_mixer": Architecture(MLPMixer, 7_786_968, None, sized_by="image_size"),
 }
@@ -45,33 +48,33 @@ ARCHITECTURES: dict[str, Architecture] = {
 def create_model(
     name: str, num_classes: int, *, image_size: int = 224, small_image: bool | None = None, **options: Any
 ) -> nn.Module:
-    """A freshly initialized network for images (batch, 3, image_size, image_size).
+    """A freshly initialized network for `pixel_values` (batch, 3, image_size, image_size). Nothing is downloaded.
 
     Args:
         name: a row of ARCHITECTURES, whose networks return logits (batch, num_classes); or "hf:" and a model type of
-            transformers ("hf:vit", "hf:convnext", ...), for its AutoModelForImageClassification, with `.logits`.
-        small_image: build the form for small images (3x3 stem of stride 1, no max-pool) instead of that for ImageNet;
-            None: if image_size <= SMALL_IMAGE. Only for networks that have both.
+            transformers ("hf:vit", "hf:convnext", ...) for an image classifier of theirs, which returns `.logits`.
+        small_image: build the form for small images (3x3 stem of stride 1, no max-pool) rather than that for ImageNet;
+            None: if image_size <= SMALL_IMAGE. Only for networks that have both forms.
         options: what else the network's class takes (`dropout`, `groups`, `patch_size`, ...); after "hf:", fields of
-            its configuration (`patch_size=4`, `hidden_size=192`, ...). Nothing is downloaded.
-    Raises: ValueError for an unknown name, a size below 1 or a form that the network lacks.
+            its configuration (`hidden_size`, `patch_size`, ...).
+    Raises: ValueError for an unknown name, a size below 1, or `small_image` where there are no two forms.
     """
     for argument, value in (("num_classes", num_classes), ("image_size", image_size)):
         if value < 1:
             raise ValueError(f"{argument} must be 1 or more, got {value}")
-    sized_by = None if name.startswith("hf:") else _row(name).sized_by
-    if small_image is not None and sized_by != "small_image":
+    row = _architecture(name)
+    if small_image is not None and row.sized_by != "small_image":
         raise ValueError(f"{name} has one form only: leave out small_image={small_image}")
-    if name.startswith("hf:"):
-        return _from_transformers(name.removeprefix("hf:"), num_labels=num_classes, image_size=image_size, **options)
-    if sized_by == "small_image":
+    if row.sized_by == "small_image":
         options["small_image"] = image_size <= SMALL_IMAGE if small_image is None else small_image
-    elif sized_by == "image_size":
+    elif row.sized_by == "image_size":
         options["image_size"] = image_size
-    return _row(name).build(num_classes, **options)
+    return row.build(num_classes, **options)
 
 
-def _row(name: str) -> Architecture:
+def _architecture(name: str) -> Architecture:
+    if name.startswith("hf:"):
+        return Architecture(partial(_from_transformers, name.removeprefix("hf:")), sized_by="image_size")
     if name not in ARCHITECTURES:
         near = get_close_matches(name, ARCHITECTURES, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -79,7 +82,8 @@ def _row(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def _from_transformers(model_type: str, **fields: Any) -> nn.Module:
+def _from_transformers(model_type: str, num_classes: int, **fields: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification  # slow to import
 
-    return AutoModelForImageClassification.from_config(AutoConfig.for_model(model_type, **fields))
+    config = AutoConfig.for_model(model_type, num_labels=num_classes, **fields)
+    return AutoModelForImageClassification.from_config(config)

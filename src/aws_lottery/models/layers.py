@@ -15,7 +15,7 @@ def conv_norm(
     bias: bool = False,
     activation: Callable[[], nn.Module] | None = None,
 ) -> nn.Sequential:
-    """Convolution that keeps the size (divided by `stride`, rounded up), BatchNorm, and `activation` if there is one."""
+    """Convolution that divides the size by `stride` (rounded up), BatchNorm, and `activation` if there is one."""
     layers = [
         nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=bias),
         nn.BatchNorm2d(channels),

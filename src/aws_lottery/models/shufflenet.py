@@ -10,7 +10,7 @@ BLOCKS = (4, 8, 4)  # of each stage; channels double from stage to stage
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1, channel shuffle, 3x3 depthwise, grouped 1x1; added to x, or with stride 2 concatenated to pooled x."""
+    """Grouped 1x1, channel shuffle, 3x3 depthwise, grouped 1x1; added to x, or with stride 2 appended to pooled x."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, groups: int, first_groups: int):
         super().__init__()

@@ -1,0 +1,75 @@
+"""Which columns hold images and labels, which splits train and test: found by stated rules, or said to be unclear."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "fine_label")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "validation", "valid", "val")
+
+
+def image_column(features: "Features", name: str | None = None) -> str:
+    """The column of type Image; of several the one called image or img.
+
+    Raises: ValueError if there is none or several, with what there is.
+    """
+    from datasets import Image
+
+    found = [column for column, feature in features.items() if isinstance(feature, Image)]
+    return _choose("image", name, found, IMAGE_NAMES, features)
+
+
+def label_column(features: "Features", name: str | None = None) -> str:
+    """The column of type ClassLabel, of several the one called label, labels or fine_label; else of integers so called.
+
+    Raises: ValueError if there is none or several, with what there is.
+    """
+    from datasets import ClassLabel
+
+    typed = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    whole = [column for column, feature in features.items() if "int" in str(getattr(feature, "dtype", ""))]
+    found = typed or [column for column in whole if column in LABEL_NAMES]
+    return _choose("label", name, found if name is None else whole, LABEL_NAMES, features)
+
+
+def _choose(what: str, name: str | None, fitting: list[str], usual: tuple[str, ...], features: "Features") -> str:
+    found = fitting if name is None else [column for column in fitting if column == name]
+    if len(found) > 1:
+        found = [column for column in found if column in usual]
+    if len(found) == 1:
+        return found[0]
+    problem = f"'{name}' won't do" if name else "none stands out" if fitting else "none found"
+    columns = ", ".join(f"{column}: {_describe(feature)}" for column, feature in features.items())
+    hint = "; strings become labels by dataset.class_encode_column(...)" if what == "label" else ""
+    raise ValueError(f"load_data: {what} column: {problem} among {columns}; give {what}={hint}")
+
+
+def _describe(feature: Any) -> str:
+    kind = type(feature).__name__
+    return str(feature.dtype) if kind == "Value" else kind
+
+
+def find_splits(
+    parts: "DatasetDict", label: str, *, train: str | None = None, test: str | None = None
+) -> tuple[str, str | None]:
+    """Names of the splits to train on and to measure on.
+
+    Train is `train` or `training`. Test is the first of test, validation, valid, val that has labels (where they are
+    secret, they are -1: ImageNet's test); None if there is none of these.
+    Raises: ValueError, with what there is.
+    """
+    train = train or next((name for name in TRAIN_NAMES if name in parts), None)
+    test = test or next((name for name in TEST_NAMES if name in parts and _labelled(parts[name], label)), None)
+    for what, name in (("train_split", train), ("test_split", test)):
+        if name not in parts and (name is not None or what == "train_split"):
+            there = ", ".join(f"{split} ({len(part)} rows)" for split, part in parts.items())
+            raise ValueError(f"load_data: {what}: {name or TRAIN_NAMES[0]!r} not found; there is {there}; give {what}=")
+    assert train is not None
+    return train, test
+
+
+def _labelled(part: "Dataset", label: str) -> bool:
+    return len(part) > 0 and part.select_columns(label)[0][label] not in (-1, None)

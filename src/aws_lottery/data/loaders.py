@@ -1,0 +1,105 @@
+"""Loaders: iterables of (images, labels) batches, in a seeded order, that accelerate can share among processes."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from .splits import DecodedSplit, ImageSplit, Item
+
+DRAWN_AT_ONCE = 1024  # items
+
+
+class Images(TensorDataset):
+    """Images (N, channels, height, width) with labels (N,), taken by the batch: one gather instead of N look-ups."""
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        rows = torch.as_tensor(indices)
+        return tuple(tensor[rows] for tensor in self.tensors)
+
+
+def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = None) -> DataLoader:
+    """A loader of (images, labels) batches.
+
+    Args:
+        data: images as they are, or a split of `load_data`, which is augmented if a seed is given.
+        batch_size: over all processes together, where accelerate prepares the loader with split_batches.
+        seed: of the data order, reshuffled every epoch, a last short batch left out (BatchNorm needs company), and
+            of the augmentation; None: in order, all of them, in the evaluation view.
+    """
+    shuffle = seed is not None
+    if isinstance(data, ImageSplit):
+        order = SeededOrder(len(data), seed=seed, draws=data.augmentation.draws)
+        return ImageLoader(data, batch_size, order)
+    generator = torch.Generator().manual_seed(seed) if shuffle else None
+    return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=shuffle, collate_fn=_as_is)
+
+
+class SeededOrder(Sampler[Item]):
+    """The items of an epoch: (index, its augmentation's random numbers), a function of seed and epoch alone.
+
+    Args:
+        seed: None: in order, without random numbers.
+        draws: random numbers an item.
+    """
+
+    def __init__(self, length: int, *, seed: int | None, draws: int):
+        self.length, self.seed, self.draws, self.epoch = length, seed, draws, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch comes next (accelerate calls this; else they are counted)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Item]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        if self.seed is None:
+            return ((index, ()) for index in range(self.length))
+        return self._shuffled(_generator(self.seed, epoch))
+
+    def _shuffled(self, generator: torch.Generator) -> Iterator[Item]:
+        for indices in torch.randperm(self.length, generator=generator).split(DRAWN_AT_ONCE):
+            numbers = torch.rand(len(indices), self.draws, generator=generator)
+            yield from zip(indices.tolist(), numbers.tolist(), strict=True)
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    """A stream of its own for every epoch; neighbouring seeds have nothing in common."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+class ImageLoader(DataLoader):
+    """Batches of a split: (normalized float images, labels), both on the split's device.
+
+    accelerate builds its own loader from this one's parts; its batches are the same, on the accelerator's device.
+    """
+
+    def __init__(self, split: ImageSplit, batch_size: int, order: SeededOrder):
+        workers = 0 if isinstance(split, DecodedSplit) else split.workers
+        options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
+        self.split = split
+        super().__init__(
+            split,
+            batch_size,
+            sampler=order,
+            drop_last=order.seed is not None,
+            collate_fn=_as_is,
+            num_workers=workers,
+            pin_memory=bool(workers) and torch.cuda.is_available(),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.split.device
+        for pixels, labels in super().__iter__():
+            yield pixels.to(device), labels.to(device)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

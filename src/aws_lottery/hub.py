@@ -1,0 +1,117 @@
+"""The Hub: fetching files of one commit, and saying what to do when it can't be done."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or, from 2.0 on, httpx2
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+
+class HubError(OSError):
+    """The Hub did not give or take what was asked; the message says what to do, `__cause__` is the client's error."""
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether `source` is a folder here, as opposed to a repository on the Hub.
+
+    Raises: FileNotFoundError for what is neither: a path without a folder, or no possible name of a repository.
+    """
+    text = str(source)
+    if Path(source).is_dir():
+        return True
+    if isinstance(source, Path) or text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1:
+        raise FileNotFoundError(
+            f"no folder '{text}'; give a folder that save_pretrained wrote, or a Hub id (owner/name)"
+        )
+    return False
+
+
+def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, **options: Any) -> Path:
+    """The folder in the cache that holds `files`, all of one commit; options are those of hf_hub_download.
+
+    Raises: HubError; FileNotFoundError where `repo_id` is no possible name of a repository.
+    """
+    path = Path()
+    with explained(repo_id, revision):
+        for name in files:
+            path = Path(hf_hub_download(repo_id, name, revision=revision, **options)).parent
+            revision = path.name  # .../snapshots/<commit>: a push in between must not mix two masks
+    return path
+
+
+def prepare(
+    repo_id: str, *, private: bool | None, branch: str | None, create_pr: bool | None, token: str | bool | None
+) -> tuple[str, str | None]:
+    """Make the repository and the branch where they are missing. Returns the full id, and the card that is there."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if branch is not None and not create_pr:
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    try:
+        card = hf_hub_download(repo_id, "README.md", revision=branch, token=token)
+    except RemoteEntryNotFoundError:
+        return repo_id, None
+    return repo_id, Path(card).read_text(encoding="utf-8")
+
+
+@contextmanager
+def explained(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into errors that say what is wrong and what to do."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise FileNotFoundError(f"'{repo_id}' is neither a folder nor a Hub id (owner/name): {error}") from error
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError) as error:
+        # the client wraps what happened in an error of its cache, or, when forced to download, in a ValueError
+        wrapped = isinstance(error, LocalEntryNotFoundError | ValueError) and error.__cause__ is not None
+        reason = error.__cause__ if wrapped else error
+        if isinstance(reason, ValueError):
+            raise
+        raise HubError(_advice(reason).format(repo_id=repo_id, revision=revision or "main", error=reason)) from error
+
+
+def _advice(error: BaseException | None) -> str:
+    for kind, advice in ADVICE:
+        if isinstance(error, kind):
+            return advice
+    if isinstance(error, HfHubHTTPError):
+        return next((advice for codes, advice in STATUS if error.response.status_code in codes), REFUSED)
+    return UNREACHABLE
+
+
+LOG_IN = "log in (`hf auth login`, HF_TOKEN or token=)"
+ADVICE = (  # the first that fits
+    (GatedRepoError, f"'{{repo_id}}' is gated: ask for access on its page on the Hub, and {LOG_IN} as who has it"),
+    (
+        RepositoryNotFoundError,
+        f"no repository '{{repo_id}}' on the Hub, nor such a folder here: check the name; if it is private, {LOG_IN}",
+    ),
+    (RevisionNotFoundError, "'{repo_id}' has no branch, tag or commit '{revision}': check the revision"),
+    (RemoteEntryNotFoundError, "'{repo_id}' at '{revision}' has no signed mask, check id and revision: {error}"),
+    (
+        OfflineModeIsEnabled,
+        "HF_HUB_OFFLINE is set, but '{repo_id}' at '{revision}' is not in the cache, or is to be written: unset it",
+    ),
+    (LocalEntryNotFoundError, "'{repo_id}' at '{revision}' is not in the cache: load it once without local_files_only"),
+)
+STATUS = (
+    ((401,), f"the Hub does not accept the token for '{{repo_id}}': {LOG_IN}"),
+    ((403,), "the token has no right to do that with '{repo_id}', it may lack write access: {error}"),
+    (range(500, 600), "the Hub itself failed on '{repo_id}', try again later: {error}"),
+)
+REFUSED = "the Hub refused that for '{repo_id}': {error}"
+UNREACHABLE = (
+    "no connection to the Hub, or it broke off, for '{repo_id}'; check network and proxy and try again: {error}"
+)

@@ -1,0 +1,211 @@
+"""What the recipes have in common: their options, the search they run, and the final training from a mask."""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import METHODS, PROTOCOLS, SignedMaskConfig
+from .data import ImageData, batches, load_data
+from .mask import SignedMask
+from .models import create_model
+from .search import find_signed_mask
+from .settings import Settings
+from .training import evaluate, recalibrate, train
+
+SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
+
+
+def options(description: str | None, dataset: str | None, settings: Mapping[str, Settings]) -> argparse.ArgumentParser:
+    """The options that every recipe has; `settings` are the networks to choose from, the first is the default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
+    parser.add_argument("--model", choices=list(settings), default=None, help="a network of aws_lottery.create_model")
+    parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
+    parser.add_argument("--output_dir", default=None)
+    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default=None)
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--channels_last", action="store_true")
+    parser.add_argument("--workers", type=int, default=None, help="processes that decode; one a core, 8 at most")
+    parser.add_argument("--report_to", choices=("none", "tensorboard", "wandb", "trackio"), default="none")
+    parser.add_argument("--smoke", action="store_true", help="seconds, on made-up images; shows that it runs, no more")
+    return parser
+
+
+def search_main(description: str | None, dataset: str, settings: Mapping[str, Settings], image_size: int) -> None:
+    """The command line of a search recipe."""
+    parser = options(description, dataset, settings)
+    parser.add_argument("--method", choices=list(METHODS), default="aws")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="paper")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="prunes of 20 %% of the survivors; default: the paper's"
+    )
+    parser.add_argument("--push_to_hub", metavar="REPO", help="publish the last mask there")
+    given = parser.parse_args()
+    model_name = given.model or next(iter(settings))
+    paper = settings[model_name]
+    search = {name: getattr(paper, name) for name in ("warmup_epochs", "epochs_per_round", "rounds")}
+    search |= SMOKE if given.smoke else {}
+    search["rounds"] = given.rounds or search["rounds"]
+    config = SignedMaskConfig(
+        method=given.method, protocol=given.protocol, seed=given.seed, architecture=model_name, **search
+    )
+    training = replace(paper.search, batch_size=8) if given.smoke else paper.search
+
+    accelerator = _accelerator(given)
+    data = _data(given, image_size)
+    model = _fresh(model_name, data, given)
+    folder = Path(given.output_dir or f"runs/{data.name}-{model_name}-{given.method}-seed{given.seed}")
+    accelerator.print(_cost(model, data, config, training.batch_size))
+    mask = find_signed_mask(
+        model,
+        data.train,
+        config,
+        training,
+        output_dir=folder,
+        accelerator=accelerator,
+        test_data=data.test,
+        seed=given.seed,
+    )
+    accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
+    accelerator.print(
+        f"  python recipes/train_from_mask.py {folder}/round-{config.rounds:02} --dataset {given.dataset}"
+    )
+    if given.push_to_hub and accelerator.is_main_process:
+        mask.push_to_hub(given.push_to_hub)
+    accelerator.end_training()
+
+
+def final_main(description: str | None, settings: Mapping[str, Mapping[str, Settings]]) -> None:
+    """The command line of the final training from a mask: A(|theta_init| s), or one of its controls."""
+    networks = {name: row for rows in settings.values() for name, row in rows.items()}
+    parser = options(description, None, networks)
+    parser.add_argument("mask", help="folder, or id on the Hub")
+    parser.add_argument("--revision", default=None, help="of the mask on the Hub")
+    parser.add_argument("--transfer", choices=("signs", "mask", "random-signs", "none"), default="signs")
+    parser.add_argument("--recipe", choices=list(settings), default=next(iter(settings)), help="whose hyper-parameters")
+    parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
+    parser.add_argument("--data_seed", type=int, default=None, help="u, the SGD noise; default: as --seed")
+    given = parser.parse_args()
+    found = SignedMask.from_pretrained(given.mask, revision=given.revision)
+    model_name = given.model or (found.config.architecture if found.config else None)
+    if model_name not in settings[given.recipe]:
+        parser.error(
+            f"--model is needed: the mask is for '{model_name}', not one of {', '.join(settings[given.recipe])}"
+        )
+    accelerator = _accelerator(given)
+    data = _data(given, 32 if given.recipe == "small" else 224)
+    config = settings[given.recipe][model_name].final
+    config = replace(config, epochs=given.epochs or config.epochs)
+    config = replace(config, epochs=1, batch_size=8) if given.smoke else config
+    model = _fresh(model_name, data, given)
+    model.to(accelerator.device)
+    mask = {
+        "signs": lambda: found,
+        "mask": found.binary,
+        "random-signs": lambda: found.with_random_signs(given.seed),
+        "none": lambda: None,
+    }[given.transfer]()
+    if mask is not None:
+        mask.apply_(model)
+        mask.held(model)
+    accuracy = {"before": _accuracy(model, data, config.batch_size, accelerator)}
+    start = time.monotonic()
+    seed = given.seed if given.data_seed is None else given.data_seed
+    loss = train(model, data.train, config, accelerator=accelerator, seed=seed)
+    accuracy["after"] = _accuracy(model, data, config.batch_size, accelerator)
+    result = {
+        "mask": given.mask,
+        "revision": given.revision,
+        "transfer": given.transfer,
+        "model": model_name,
+        "dataset": data.name,
+        "remaining": found.remaining,
+        "remaining_total": found.remaining_total,
+        "seed": given.seed,
+        "data_seed": seed,
+        "accuracy": accuracy,
+        "loss": loss,
+        "seconds": time.monotonic() - start,
+        "training": asdict(config),
+    }
+    if accelerator.is_main_process:
+        folder = Path(given.output_dir or f"runs/final-{model_name}-{given.transfer}-seed{given.seed}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps({key: result[key] for key in ("transfer", "remaining", "accuracy")}), "->", folder)
+    accelerator.end_training()
+
+
+def _accelerator(given: argparse.Namespace) -> Any:
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("aws_lottery").setLevel(logging.INFO)
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes on CPUs that torchrun starts stay strangers
+        mixed_precision=given.mixed_precision,
+        dynamo_backend="inductor" if given.compile else None,
+        gradient_accumulation_steps=given.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=None if given.report_to == "none" else given.report_to,
+        project_dir=given.output_dir,
+    )
+
+
+def _data(given: argparse.Namespace, image_size: int) -> ImageData:
+    source = made_up_images(min(image_size, 64)) if given.smoke else given.dataset
+    if source is None:
+        raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
+    return load_data(source, workers=given.workers)
+
+
+def _fresh(name: str, data: ImageData, given: argparse.Namespace) -> nn.Module:
+    """Seeded apart from all else: the same --seed is the same initialization in every recipe."""
+    with torch.random.fork_rng():
+        torch.manual_seed(given.seed)
+        model = create_model(name, data.num_classes, image_size=data.image_size)
+    return model.to(memory_format=torch.channels_last) if given.channels_last else model
+
+
+def _accuracy(model: nn.Module, data: ImageData, batch_size: int, accelerator: Any) -> float:
+    recalibrate(model, batches(data.train, batch_size, seed=0))
+    return evaluate(model, data.test, accelerator=accelerator)
+
+
+def _cost(model: nn.Module, data: ImageData, config: SignedMaskConfig, batch_size: int) -> str:
+    assert config.rounds is not None
+    epochs = config.warmup_epochs + config.rounds * config.epochs_per_round
+    steps = epochs * (len(data.train) // batch_size)
+    size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1) / 1e9  # weights, a moment (Adam has two), masks
+    return (
+        f"{config.method}, {config.rounds} rounds to {(1 - config.prune_rate) ** config.rounds:.3f} remaining: "
+        f"{epochs} epochs, {steps:,} steps of {batch_size} images; about {size:.2f} GB of checkpoint. "
+        "The hours left stand in the progress bar."
+    )
+
+
+def made_up_images(size: int, count: int = 32) -> Any:
+    """Splits `train` and `test` of `count` images of 4 colours: enough to run a recipe, and to learn something."""
+    import datasets
+    import numpy as np
+    from PIL import Image
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=4)})
+    rng = np.random.default_rng(0)
+
+    def split() -> datasets.Dataset:
+        labels = [index % 4 for index in range(count)]
+        pixels = [rng.integers(0, 100, (size, size, 3)) + 50 * (np.arange(3) == label) for label in labels]
+        images = [Image.fromarray(image.astype("uint8")) for image in pixels]
+        return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+    return datasets.DatasetDict({"train": split(), "test": split()})

@@ -1,0 +1,153 @@
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from aws_lottery import SignedMaskConfig
+from aws_lottery.models import ARCHITECTURES, create_model
+from aws_lottery.partition import is_norm, partition
+
+IMAGENET = [name for name, row in ARCHITECTURES.items() if row.parameters]
+SMALL = [name for name, row in ARCHITECTURES.items() if row.small_parameters]
+FORMS = [(name, 224) for name in IMAGENET] + [(name, 32) for name in SMALL]
+VIT = {"patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@cache
+def on_meta(name: str, num_classes: int, **options) -> nn.Module:
+    with torch.device("meta"):
+        return create_model(name, num_classes, **options)
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_the_imagenet_form_has_the_published_number_of_parameters(name):
+    assert parameters(on_meta(name, 1000)) == ARCHITECTURES[name].parameters
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_small_image_form_has_the_usual_number_of_parameters(name):
+    assert parameters(on_meta(name, 10, image_size=32)) == ARCHITECTURES[name].small_parameters
+
+
+def test_the_networks_are_those_of_the_paper_with_the_known_parameter_counts():
+    assert {name: (row.parameters, row.small_parameters) for name, row in ARCHITECTURES.items()} == {
+        "resnet18": (11_689_512, 11_173_962),
+        "resnet20": (None, 269_722),  # 0.27 M
+        "resnet32": (None, 464_154),  # 0.46 M
+        "resnet50": (25_557_032, 23_520_842),
+        "mobilenetv2": (3_504_872, 2_296_922),
+        "shufflenet": (1_865_728, 913_378),
+        "efficientnet_b0": (5_288_548, 3_598_598),
+        "vgg11_bn": (132_868_840, 9_231_114),
+        "mlp_mixer": (7_786_968, None),  # 7.79 M
+    }
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_the_imagenet_form_turns_images_into_logits_and_uses_every_parameter(name):
+    model = on_meta(name, 7, image_size=224)
+    logits = model(torch.empty(2, 3, 224, 224, device="meta"))
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(("name", "size"), FORMS)
+def test_the_partition_knows_every_layer(name, size):
+    model = on_meta(name, 7, image_size=size)
+    parts = partition(model, SignedMaskConfig())
+    modules = dict(model.named_modules())
+    assert parts.classifier == "classifier"
+    assert parts.unknown == ()
+    assert {type(modules[norm]) for norm in parts.norms} == {nn.LayerNorm if name == "mlp_mixer" else nn.BatchNorm2d}
+    assert set(parts.norms) == {name for name, module in modules.items() if is_norm(module)}
+    weights = {n for n, p in model.named_parameters() if p.dim() > 1}
+    assert set(parts.prunable) == weights - {"classifier.weight"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_small_images_become_logits_and_a_training_step_gives_finite_gradients(name):
+    model = create_model(name, 4, image_size=32)
+    logits = model(torch.randn(2, 3, 32, 32))
+    assert logits.shape == (2, 4)
+    F.cross_entropy(logits, torch.tensor([1, 3])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "shufflenet"])
+def test_the_small_image_form_keeps_4x4_of_32x32_pixels(name):
+    model = on_meta(name, 7, image_size=32)
+    body = model.get_submodule("units" if name == "shufflenet" else "blocks")
+    shapes = []
+    with body.register_forward_hook(lambda module, args, output: shapes.append(output.shape[2:])):
+        model(torch.empty(2, 3, 32, 32, device="meta"))
+    assert shapes == [(4, 4)]
+
+
+def test_images_up_to_64_pixels_get_the_small_form_unless_told_otherwise():
+    small, large = 11_173_962, 11_181_642  # 3x3 and 7x7 stem
+    assert parameters(on_meta("resnet18", 10, image_size=64)) == small
+    assert parameters(on_meta("resnet18", 10, image_size=65)) == large
+    assert parameters(on_meta("resnet18", 10, image_size=64, small_image=False)) == large
+    assert parameters(on_meta("resnet18", 10, small_image=True)) == small
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "shufflenet", "efficientnet_b0", "vgg11_bn"])
+def test_convolutions_start_as_he_et_al_and_norms_as_the_identity(name):
+    model = create_model(name, 4, image_size=32)
+    largest = max((m for m in model.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel())
+    fan_out = largest.weight[:, 0].numel()
+    assert largest.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    for norm in filter(is_norm, model.modules()):
+        assert bool((norm.weight == 1).all())
+        assert bool((norm.bias == 0).all())
+
+
+def test_mobilenetv2_has_no_dropout_by_default():
+    assert on_meta("mobilenetv2", 4).dropout.p == 0
+    assert on_meta("mobilenetv2", 4, dropout=0.2).dropout.p == 0.2
+
+
+def test_a_network_compiles_as_one_graph():
+    model = create_model("mlp_mixer", 4, image_size=32, depth=1)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(compiled(x), model(x))
+
+
+def test_classifiers_of_transformers_are_built_by_model_type():
+    model = on_meta("hf:vit", 7, image_size=32, **VIT)
+    assert type(model).__name__ == "ViTForImageClassification"
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).logits.shape == (2, 7)
+    assert partition(model, SignedMaskConfig()).classifier == "classifier"
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    with pytest.raises(ValueError, match="unknown network 'resnet-50': did you mean 'resnet50'"):
+        create_model("resnet-50", 10)
+
+
+def test_impossible_sizes_and_forms_are_told():
+    with pytest.raises(ValueError, match="num_classes must be 1 or more, got 0"):
+        create_model("resnet20", 0)
+    with pytest.raises(ValueError, match="image_size must be a multiple of patch_size = 16, got 40"):
+        create_model("mlp_mixer", 10, image_size=40)
+    with pytest.raises(ValueError, match="made for images of 224 x 224 pixels, got 32 x 48"):
+        on_meta("mlp_mixer", 10)(torch.empty(1, 3, 32, 48, device="meta"))
+    with pytest.raises(ValueError, match="resnet20 has one form only: leave out small_image=False"):
+        create_model("resnet20", 10, small_image=False)
+    with pytest.raises(ValueError, match="groups must be one of 1, 2, 3, 4, 8, got 5"):
+        create_model("shufflenet", 10, groups=5)
+
+
+def test_importing_the_networks_does_not_import_transformers():
+    code = "import sys, aws_lottery.models; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,187 @@
+"""find_signed_mask: killed at any moment and started again, it ends with the same signs."""
+
+import json
+import multiprocessing
+import os
+import signal
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, checkpoint, find_signed_mask
+from aws_lottery import search as search_module
+from aws_lottery.checkpoint import CheckpointError
+from aws_lottery.data import Images
+
+CONFIG = SignedMaskConfig(rounds=3, warmup_epochs=2, epochs_per_round=2)
+TRAINING = TrainingConfig(batch_size=8, max_grad_norm=1.0)
+STEPS = 8 * 4  # 4 batches an epoch
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(12, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Dropout(0.1),  # takes from the global random state
+        nn.Linear(16, 3),
+    )
+
+
+def images() -> Images:
+    x = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    return Images(x, x.mean(dim=(2, 3)).argmax(1))
+
+
+def search(folder, *, config=CONFIG, training=TRAINING, **options) -> SignedMask:
+    torch.set_num_threads(1)
+    model = network()
+    torch.manual_seed(5)
+    return find_signed_mask(
+        model,
+        images(),
+        config,
+        training,
+        output_dir=folder,
+        accelerator=Accelerator(cpu=True),
+        **{"checkpoint_seconds": 0.0, "test_data": images(), **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never interrupted: its mask and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return search(folder), folder
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_search_keeps_the_mask_of_every_round(whole):
+    mask, folder = whole
+    kept = [SignedMask.from_pretrained(folder / f"round-0{index}") for index in (1, 2, 3)]
+    assert dict_of(kept[-1]) == dict_of(mask)
+    assert [round(m.remaining * 192) for m in kept] == [154, 124, 100]
+    assert [line["stage"] for line in metrics(folder)] == [0, 1, 2, 3]
+    assert all(0 <= line["accuracy"] <= 100 for line in metrics(folder))
+
+
+def dict_of(mask) -> dict:
+    return {name: mask[name].tolist() for name in mask}
+
+
+def killed_at(step: int, folder: Path, how: int = signal.SIGKILL) -> int | None:
+    """Exit code of a search, in a process of its own, that sends itself a signal after some steps."""
+    after_step, steps = search_module._Search.after_step, count(1)
+
+    def counting(self, training):
+        if next(steps) == step:
+            os.kill(os.getpid(), how)
+        after_step(self, training)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module._Search, "after_step", counting)
+        process = multiprocessing.get_context("fork").Process(target=search, args=(folder,))
+        process.start()
+        process.join()
+    return process.exitcode
+
+
+@pytest.mark.parametrize("step", [3, 12, 31])
+def test_a_killed_run_goes_on_to_the_same_mask_bit_for_bit(whole, tmp_path, step):
+    assert killed_at(step, tmp_path) == -signal.SIGKILL
+    assert dict_of(search(tmp_path)) == dict_of(whole[0])
+    assert metrics(tmp_path) == metrics(whole[1])
+
+
+def test_sigterm_saves_and_leaves_with_a_message(whole, tmp_path, capfd):
+    assert killed_at(14, tmp_path, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert "stopped by signal 15 after a checkpoint" in capfd.readouterr().out
+    assert dict_of(search(tmp_path)) == dict_of(whole[0])
+
+
+@pytest.mark.parametrize("method", ["imp", "wr"])
+def test_rewinding_methods_go_on_too(tmp_path, method):
+    config = SignedMaskConfig(method=method, rounds=2, warmup_epochs=1, epochs_per_round=1)
+    expected = search(tmp_path / "whole", config=config)
+
+    class Stop(Exception):
+        pass
+
+    def stop(folder, state, accelerator, saved=[]):  # noqa: B006  counts the calls
+        real(folder, state, accelerator)
+        saved.append(state)
+        if len(saved) == 8:
+            raise Stop
+
+    real = checkpoint.save
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(checkpoint, "save", stop)
+        search(tmp_path / "cut", config=config)
+    assert dict_of(search(tmp_path / "cut", config=config)) == dict_of(expected)
+
+
+def test_a_finished_search_is_only_read_again(whole):
+    mask, folder = whole
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert dict_of(search(folder)) == dict_of(mask)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused_with_the_differences(whole):
+    with pytest.raises(CheckpointError, match=r"training: .*0\.1.* there, .*0\.2.* now"):
+        search(whole[1], training=TrainingConfig(batch_size=8, max_grad_norm=1.0, learning_rate=0.2))
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        search(whole[1], resume=False)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    killed_at(9, tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "replace_file", full)
+        with pytest.raises(CheckpointError, match="The last checkpoint is intact; make room"):
+            search(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert dict_of(search(tmp_path)) == dict_of(whole[0])
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    killed_at(9, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="can't be read"):
+        search(tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/aws_lottery_was_here",)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    killed_at(9, tmp_path)
+    torch.save({"random": [Evil()]}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="can't be read"):
+        search(tmp_path)
+    assert not Path("/tmp/aws_lottery_was_here").exists()
+
+
+def test_a_loss_that_diverges_stops_before_anything_is_pruned_or_saved_over(tmp_path):
+    with pytest.raises(FloatingPointError):
+        search(tmp_path, training=TrainingConfig(batch_size=8, learning_rate=1e30))
+    assert not list(tmp_path.glob("round-*"))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["model"].values())
