@@ -12,4 +12,4 @@ from aws_lottery.recipe import search_main
 from aws_lottery.settings import SMALL_IMAGES
 
 if __name__ == "__main__":
-    search_main(__doc__, "uoft-cs/cifar100", SMALL_IMAGES, image_size=32)
+    search_main(__doc__, "uoft-cs/cifar100", SMALL_IMAGES)

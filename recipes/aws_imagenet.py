@@ -13,4 +13,4 @@ from aws_lottery.recipe import search_main
 from aws_lottery.settings import IMAGENET
 
 if __name__ == "__main__":
-    search_main(__doc__, "ILSVRC/imagenet-1k", IMAGENET, image_size=224)
+    search_main(__doc__, "ILSVRC/imagenet-1k", IMAGENET)

@@ -12,4 +12,4 @@ from aws_lottery.recipe import search_main
 from aws_lottery.settings import SMALL_IMAGES
 
 if __name__ == "__main__":
-    search_main(__doc__, "zh-plus/tiny-imagenet", SMALL_IMAGES, image_size=64)
+    search_main(__doc__, "zh-plus/tiny-imagenet", SMALL_IMAGES)

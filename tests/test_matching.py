@@ -95,8 +95,10 @@ def test_an_exclusion_under_a_prefix_goes_by_either_name():
         assert "a.conv.bias" not in strict(MASK, prefixed("model."), exclude=[pattern])
 
 
-@pytest.mark.parametrize(("exclude", "message"), [(["cf"], "'cf' matches nothing"), ("fc", "must be a list")])
-def test_an_exclusion_that_does_nothing_is_refused(exclude, message):
+@pytest.mark.parametrize(
+    ("exclude", "message"), [(["cf"], "'cf' matches nothing"), ("fc", "must be a list"), (["*"], "leaves out too much")]
+)
+def test_a_useless_exclusion_is_refused(exclude, message):
     with pytest.raises(ValueError, match=message):
         strict(MASK, MASK, exclude=exclude)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,42 @@ def test_the_digits_recipe_does_the_whole_job(command, tmp_path):
     results = [line for line in metrics if "condition" in line]
     assert len(results) == 5 * 2
     assert all(0 <= line["before"] <= 100 and 0 <= line["after"] <= 100 for line in results)
+
+
+def run_here(monkeypatch, recipe: str, *arguments: object) -> None:
+    """In this process, which has all the libraries imported."""
+    monkeypatch.setattr(sys, "argv", [recipe, "--smoke", *map(str, arguments)])
+    runpy.run_path(str(ROOT / "recipes" / recipe), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "which", "transfer"),
+    [
+        ("aws_cifar100.py", "resnet20", "small", "signs"),
+        ("aws_tiny_imagenet.py", "resnet20", "small", "mask"),
+        ("aws_imagenet.py", "mlp_mixer", "imagenet", "none"),
+    ],
+)
+def test_a_search_recipe_and_the_final_training_from_its_mask(monkeypatch, tmp_path, recipe, model, which, transfer):
+    monkeypatch.setattr("aws_lottery.data.loading._folder", lambda cache_dir: tmp_path / "cache")
+    run_here(monkeypatch, recipe, "--model", model, "--output_dir", tmp_path / "search")
+    masks = [SignedMask.from_pretrained(tmp_path / "search" / f"round-0{index}") for index in (1, 2)]
+    assert [round(mask.remaining, 2) for mask in masks] == [0.8, 0.64]
+
+    arguments = [tmp_path / "search/round-02", "--recipe", which, "--transfer", transfer, "--output_dir"]
+    run_here(monkeypatch, "train_from_mask.py", *arguments, tmp_path / "final")
+    result = json.loads((tmp_path / "final/result.json").read_text())
+    assert result["remaining"] == pytest.approx(0.64, abs=1e-3)
+    assert result["transfer"] == transfer
+    assert 0 <= result["accuracy"]["after"] <= 100
+
+
+def test_every_recipe_is_run_by_a_test():
+    recipes = {path.name for path in (ROOT / "recipes").glob("*.py")}
+    assert recipes == {
+        "aws_cifar100.py",
+        "aws_digits.py",
+        "aws_imagenet.py",
+        "aws_tiny_imagenet.py",
+        "train_from_mask.py",
+    }

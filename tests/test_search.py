@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, checkpoint, find_signed_mask
-from aws_lottery import search as search_module
 from aws_lottery.checkpoint import CheckpointError
 from aws_lottery.data import Images
+from aws_lottery.run import Run
 
 CONFIG = SignedMaskConfig(rounds=3, warmup_epochs=2, epochs_per_round=2)
 TRAINING = TrainingConfig(batch_size=8, max_grad_norm=1.0)
@@ -80,7 +80,7 @@ def dict_of(mask) -> dict:
 
 def killed_at(step: int, folder: Path, how: int = signal.SIGKILL) -> int | None:
     """Exit code of a search, in a process of its own, that sends itself a signal after some steps."""
-    after_step, steps = search_module._Search.after_step, count(1)
+    after_step, steps = Run.after_step, count(1)
 
     def counting(self, training):
         if next(steps) == step:
@@ -88,7 +88,7 @@ def killed_at(step: int, folder: Path, how: int = signal.SIGKILL) -> int | None:
         after_step(self, training)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module._Search, "after_step", counting)
+        patch.setattr(Run, "after_step", counting)
         process = multiprocessing.get_context("fork").Process(target=search, args=(folder,))
         process.start()
         process.join()
@@ -109,7 +109,7 @@ def test_sigterm_saves_and_leaves_with_a_message(whole, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("method", ["imp", "wr"])
-def test_rewinding_methods_go_on_too(tmp_path, method):
+def test_rewinding_methods_go_on_too(tmp_path, monkeypatch, method):
     config = SignedMaskConfig(method=method, rounds=2, warmup_epochs=1, epochs_per_round=1)
     expected = search(tmp_path / "whole", config=config)
 
@@ -123,9 +123,10 @@ def test_rewinding_methods_go_on_too(tmp_path, method):
             raise Stop
 
     real = checkpoint.save
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", stop)
-        search(tmp_path / "cut", config=config)
+        with pytest.raises(Stop):
+            search(tmp_path / "cut", config=config)
     assert dict_of(search(tmp_path / "cut", config=config)) == dict_of(expected)
 
 

@@ -90,6 +90,8 @@ def match(
         target = {name: scope + name.removeprefix(old) for name in mask}
         _tell(old, scope, required)
     pairs = {name: target[name] for name in wanted if not matches(target[name], exclude)}
+    if not pairs:
+        raise ValueError("nothing of it is left to apply; exclude= leaves out too much")
     wrong = _misfits(pairs, mask, model)
     missing = [n for n in required if n.startswith(scope) and n not in target.values()]
     if wrong and not missing and all(name in head and pairs[name] in model for name in wrong):

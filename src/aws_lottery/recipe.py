@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .data import ImageData, batches, load_data
 from .mask import SignedMask
 from .models import create_model
+from .run import Run
 from .search import find_signed_mask
 from .settings import Settings
 from .training import evaluate, recalibrate, train
@@ -40,7 +40,7 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     return parser
 
 
-def search_main(description: str | None, dataset: str, settings: Mapping[str, Settings], image_size: int) -> None:
+def search_main(description: str | None, dataset: str, settings: Mapping[str, Settings]) -> None:
     """The command line of a search recipe."""
     parser = options(description, dataset, settings)
     parser.add_argument("--method", choices=list(METHODS), default="aws")
@@ -61,7 +61,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     training = replace(paper.search, batch_size=8) if given.smoke else paper.search
 
     accelerator = _accelerator(given)
-    data = _data(given, image_size)
+    data = _data(given)
     model = _fresh(model_name, data, given)
     folder = Path(given.output_dir or f"runs/{data.name}-{model_name}-{given.method}-seed{given.seed}")
     accelerator.print(_cost(model, data, config, training.batch_size))
@@ -102,7 +102,7 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
             f"--model is needed: the mask is for '{model_name}', not one of {', '.join(settings[given.recipe])}"
         )
     accelerator = _accelerator(given)
-    data = _data(given, 32 if given.recipe == "small" else 224)
+    data = _data(given)
     config = settings[given.recipe][model_name].final
     config = replace(config, epochs=given.epochs or config.epochs)
     config = replace(config, epochs=1, batch_size=8) if given.smoke else config
@@ -118,9 +118,21 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
         mask.apply_(model)
         mask.held(model)
     accuracy = {"before": _accuracy(model, data, config.batch_size, accelerator)}
-    start = time.monotonic()
     seed = given.seed if given.data_seed is None else given.data_seed
-    loss = train(model, data.train, config, accelerator=accelerator, seed=seed)
+    settings = {"mask": given.mask, "transfer": given.transfer, "training": asdict(config), "seed": given.seed}
+    folder = given.output_dir or f"runs/final-{model_name}-{given.transfer}-seed{given.seed}"
+    steps = config.epochs * (len(data.train) // config.batch_size // given.gradient_accumulation_steps)
+    run = Run(folder, {**settings, "data_seed": seed}, model, accelerator, total_steps=steps)
+    with run.stoppable():
+        loss = train(
+            model,
+            data.train,
+            config,
+            accelerator=accelerator,
+            seed=seed,
+            on_step=run.after_step,
+            resume=run.training,
+        )
     accuracy["after"] = _accuracy(model, data, config.batch_size, accelerator)
     result = {
         "mask": given.mask,
@@ -134,14 +146,11 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
         "data_seed": seed,
         "accuracy": accuracy,
         "loss": loss,
-        "seconds": time.monotonic() - start,
         "training": asdict(config),
     }
     if accelerator.is_main_process:
-        folder = Path(given.output_dir or f"runs/final-{model_name}-{given.transfer}-seed{given.seed}")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        print(json.dumps({key: result[key] for key in ("transfer", "remaining", "accuracy")}), "->", folder)
+        (run.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps({key: result[key] for key in ("transfer", "remaining", "accuracy")}), "->", run.folder)
     accelerator.end_training()
 
 
@@ -161,8 +170,8 @@ def _accelerator(given: argparse.Namespace) -> Any:
     )
 
 
-def _data(given: argparse.Namespace, image_size: int) -> ImageData:
-    source = made_up_images(min(image_size, 64)) if given.smoke else given.dataset
+def _data(given: argparse.Namespace) -> ImageData:
+    source = made_up_images(32) if given.smoke else given.dataset
     if source is None:
         raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
     return load_data(source, workers=given.workers)

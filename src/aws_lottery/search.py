@@ -1,44 +1,31 @@
 """`find_signed_mask`: a whole search on accelerate, that survives being killed."""
 
-import json
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from tqdm import tqdm
 
-from . import checkpoint
 from .config import SignedMaskConfig
-from .data import Images, batches
+from .data import Images, ImageSplit, batches
 from .mask import SignedMask
-from .partition import bare_model
-from .pruner import AWSPruner, Stage
-from .training import Training, TrainingConfig, evaluate, recalibrate, train
+from .pruner import AWSPruner
+from .run import Run
+from .training import TrainingConfig, evaluate, recalibrate, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class Interrupted(SystemExit):
-    """The search was told to stop (SIGTERM, SIGINT), and has saved a checkpoint first. Exit status 128 + signal."""
-
-
 def find_signed_mask(
     model: nn.Module,
-    data: Images,
+    data: Images | ImageSplit,
     config: SignedMaskConfig,
     training: TrainingConfig,
     *,
     output_dir: str | Path,
     accelerator: "Accelerator",
-    test_data: Images | None = None,
+    test_data: Images | ImageSplit | None = None,
     seed: int = 0,
     resume: bool = True,
     checkpoint_seconds: float = 300.0,
@@ -63,154 +50,58 @@ def find_signed_mask(
     """
     model.to(accelerator.device)
     pruner = AWSPruner(model, config)
-    search = _Search(pruner, data, training, Path(output_dir), accelerator, seed, checkpoint_seconds)
-    state = search.open(resume)
-    with search.stoppable():
-        for stage in pruner.rounds(on_mask=search.keep):
-            if state is None:
-                search.save(None)
-            loss = search.train(stage, state)
-            state = None
-            search.report(stage, loss, test_data)
-    search.save(None)
-    search.progress.close()
+    run = Run(
+        output_dir,
+        {
+            "search": pruner.config.to_dict(),
+            "training": asdict(training),
+            "seed": seed,
+            "images": len(data),
+        },
+        pruner.model,
+        accelerator,
+        total_steps=_steps(data, pruner.config, training, accelerator),
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+        more_state=pruner.state_dict,
+    )
+    if run.more is not None:
+        pruner.load_state_dict(run.more)
+
+    def keep(index: int, mask: SignedMask) -> None:
+        if accelerator.is_main_process:
+            mask.save_pretrained(run.folder / f"round-{index:02}")
+
+    under_way = run.training
+    with run.stoppable():
+        for stage in pruner.rounds(on_mask=keep):
+            if under_way is None:
+                run.save()
+            run.progress.set_description(f"round {stage.index}/{stage.rounds}, {stage.remaining:.3f} remaining")
+            loss = train(
+                pruner.model,
+                data,
+                replace(training, epochs=stage.epochs, schedule="constant"),
+                accelerator=accelerator,
+                seed=1000 * seed + stage.index,
+                on_step=run.after_step,
+                resume=under_way,
+            )
+            under_way = None
+            metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss}
+            if test_data is not None:
+                recalibrate(pruner.model, batches(data, training.batch_size, seed=0))
+                metrics["accuracy"] = evaluate(pruner.model, test_data, accelerator=accelerator)
+            run.log(metrics)
+        run.save()
     mask = pruner.signed_mask()
     pruner.detach()
     return mask
 
 
-class _Search:
-    """A search under way in its folder: progress, metrics, masks, checkpoints, signals."""
-
-    def __init__(
-        self,
-        pruner: AWSPruner,
-        data: Images,
-        training: TrainingConfig,
-        folder: Path,
-        accelerator: "Accelerator",
-        seed: int,
-        checkpoint_seconds: float,
-    ):
-        self.pruner, self.data, self.folder, self.accelerator = pruner, data, folder, accelerator
-        self.training, self.seed, self.checkpoint_seconds = training, seed, checkpoint_seconds
-        self.model = bare_model(pruner.model)
-        self.stopping: signal.Signals | None = None
-        self.saved_at = time.monotonic()
-        self.steps = 0
-        steps = len(batches(data, training.batch_size, seed=seed)) // accelerator.gradient_accumulation_steps
-        config = pruner.config
-        assert config.rounds is not None
-        total = steps * (config.warmup_epochs + config.rounds * config.epochs_per_round)
-        self.progress = tqdm(total=total, unit=" steps", disable=not accelerator.is_local_main_process)
-
-    def open(self, resume: bool) -> dict[str, Any] | None:
-        """Claim the folder and load its checkpoint; returns the state of the training that was under way, if any."""
-        settings = {
-            "search": self.pruner.config.to_dict(),
-            "training": asdict(self.training),
-            "seed": self.seed,
-            "images": len(self.data),
-            "mixed_precision": self.accelerator.mixed_precision,
-            "gradient_accumulation_steps": self.accelerator.gradient_accumulation_steps,
-        }
-        with self.accelerator.main_process_first():
-            checkpoint.claim(self.folder, settings, resume=resume or not self.accelerator.is_main_process)
-        state = checkpoint.load(self.folder, self.accelerator)
-        self._cut_metrics(0 if state is None else state["metrics_bytes"])
-        if state is None:
-            return None
-        self.model.load_state_dict(state["model"])
-        self.pruner.load_state_dict(state["pruner"])
-        self.steps = state["steps"]
-        self.progress.update(self.steps)
-        return state["training"]
-
-    def train(self, stage: Stage, resume: dict[str, Any] | None) -> float:
-        config = replace(self.training, epochs=stage.epochs, schedule="constant")
-        self.progress.set_description(f"round {stage.index}/{stage.rounds}, {stage.remaining:.3f} remaining")
-        return train(
-            self.model,
-            self.data,
-            config,
-            accelerator=self.accelerator,
-            seed=1000 * self.seed + stage.index,
-            on_step=self.after_step,
-            resume=resume,
-        )
-
-    def after_step(self, training: Training) -> None:
-        self.steps += 1
-        self.progress.update()
-        if self.accelerator.num_processes > 1 and self.steps % 10:
-            return  # processes agree on what to do next every tenth step only
-        due = time.monotonic() - self.saved_at > self.checkpoint_seconds
-        if not self._any(due or self.stopping is not None):
-            return
-        training.mean_loss()  # raises before anything is saved over
-        self.save(training)
-        if self._any(self.stopping is not None):
-            number = self.stopping or signal.SIGTERM
-            self.progress.close()
-            self.accelerator.print(
-                f"stopped by signal {int(number)} after a checkpoint; the same command goes on from it"
-            )
-            raise Interrupted(128 + number)
-
-    def _any(self, mine: bool) -> bool:
-        """Whether it is so on any process, known to all."""
-        if self.accelerator.num_processes == 1:
-            return mine
-        flag = torch.tensor(int(mine), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item())
-
-    def save(self, training: Training | None) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "pruner": self.pruner.state_dict(),
-            "training": None if training is None else training.state_dict(),
-            "steps": self.steps,
-            "metrics_bytes": self._metrics.stat().st_size if self._metrics.exists() else 0,
-        }
-        checkpoint.save(self.folder, state, self.accelerator)
-        self.saved_at = time.monotonic()
-
-    def keep(self, index: int, mask: SignedMask) -> None:
-        if self.accelerator.is_main_process:
-            mask.save_pretrained(self.folder / f"round-{index:02}")
-
-    def report(self, stage: Stage, loss: float, test_data: Images | None) -> None:
-        metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss}
-        if test_data is not None:
-            recalibrate(self.model, batches(self.data, self.training.batch_size, seed=0))
-            metrics["accuracy"] = evaluate(self.model, test_data, accelerator=self.accelerator)
-        self.accelerator.log(metrics, step=self.steps)
-        if self.accelerator.is_main_process:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
-
-    @property
-    def _metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    def _cut_metrics(self, size: int) -> None:
-        """Forget the lines written after the checkpoint: they will be written again."""
-        if self.accelerator.is_main_process:
-            with self._metrics.open("ab") as file:
-                file.truncate(size)
-
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a checkpoint and an orderly end; a second one ends at once."""
-
-        def ask(number: int, frame: object) -> None:
-            self.stopping = signal.Signals(number)
-            signal.signal(number, before[self.stopping])
-
-        signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, ask) for number in signals}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _steps(
+    data: Images | ImageSplit, config: SignedMaskConfig, training: TrainingConfig, accelerator: "Accelerator"
+) -> int:
+    assert config.rounds is not None
+    epochs = config.warmup_epochs + config.rounds * config.epochs_per_round
+    return epochs * (len(data) // training.batch_size // accelerator.gradient_accumulation_steps)

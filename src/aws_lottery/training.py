@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
 
-from .data import Images, batches
+from .data import Images, ImageSplit, batches
 from .partition import bare_model
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Training:
 
 def train(
     model: nn.Module,
-    data: Images,
+    data: Images | ImageSplit,
     config: TrainingConfig,
     *,
     accelerator: "Accelerator",
@@ -212,7 +212,9 @@ def recalibrate(model: nn.Module, data: Iterable[tuple[Tensor, ...]], *, max_bat
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Images, *, accelerator: "Accelerator", batch_size: int = 512) -> float:
+def evaluate(
+    model: nn.Module, data: Images | ImageSplit, *, accelerator: "Accelerator", batch_size: int = 512
+) -> float:
     """Top-1 accuracy in percent over `data`, with psi as trained, the same on every process."""
     from .metrics import Accuracy
 
