@@ -171,7 +171,9 @@ def test_a_card_that_is_not_ours_follows_after_it(mask, written):
     assert ("license: mit" in again) == ("license: mit" in written)
 
 
-@pytest.mark.parametrize("written", ["---\na: [\n---\n", "---\n- a\n---\n"])
+@pytest.mark.parametrize(
+    "written", ["---\na: [\n---\n", "---\n- a\n---\n", "---\n1: a\n---\n", "---\neval_results: 1\n---\n"]
+)
 def test_front_matter_that_can_not_be_read_is_refused(mask, written):
     with pytest.raises(ValueError, match=r"front matter of the README.md there can't be read, mend or remove it"):
         text_of(mask, existing=written)

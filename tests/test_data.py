@@ -3,7 +3,9 @@
 import io
 import logging
 import os
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -20,6 +22,7 @@ from torch import nn
 from aws_lottery import TrainingConfig, evaluate, recalibrate, train
 from aws_lottery.data import CIFAR, IMAGENET, Augmentation, CorruptImageError, batches, load_data, loading
 from aws_lottery.data.augment import ATTEMPTS, center_box, padded_crop, resized_crop
+from aws_lottery.data.cache import cached
 from aws_lottery.data.columns import image_column, label_column
 from aws_lottery.data.decode import Rows, as_rgb
 
@@ -165,8 +168,8 @@ def test_the_way_is_chosen_by_size_and_said(caplog):
     kinds = [type(data.train).__name__ for data in (small, large, limited)]
     assert kinds == ["DecodedSplit", "StreamedSplit", "StreamedSplit"]
     assert large.train.augmentation == IMAGENET
-    assert "29 images, of 32 x 32 pixels, 0.00 GB if decoded to 32 x 32: decoded once" in caplog.text
-    assert "of 120 x 140 pixels, 0.01 GB if decoded to 256 x 256: decoded for every batch" in caplog.text
+    assert "images of 32 x 32 pixels, 0.00 GB as 32 x 32: decoded once" in caplog.text
+    assert "images of 120 x 140 pixels, 0.01 GB as 256 x 256: decoded for every batch" in caplog.text
     assert epoch(large.test)[0].shape == (9, 3, 224, 224)
 
 
@@ -202,6 +205,7 @@ def test_corrupt_images_are_skipped_when_asked(caplog):
     data = load_data(with_broken(), skip_corrupt=True, workers=0)
     assert epoch(data.train)[1].tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
     assert "2 of 10 images of split 'train' skipped" in caplog.text
+    assert "can't be written" not in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -362,6 +366,25 @@ def test_a_broken_cache_is_made_again(tmp_path, caplog, fault):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_processes_that_want_the_same_file_take_turns(tmp_path):
+    made = []
+
+    def build():
+        made.append(True)
+        time.sleep(0.2)
+        return {"x": torch.ones(3)}
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: cached(tmp_path, "x", {}, build), range(4)))
+    assert len(made) == 1
+    assert [each["x"].tolist() for each in found] == [[1, 1, 1]] * 4
+
+
+def test_a_batch_that_can_never_be_full_is_refused():
+    with pytest.raises(ValueError, match="batch_size=21 is more than there is, 20 images"):
+        batches(load_data(pair(), workers=0).train, 21, seed=0)
+
+
 def test_without_a_writable_folder_nothing_is_cached(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     assert len(load_data(pair(), cache_dir=tmp_path / "file", workers=0).train) == 20
@@ -396,7 +419,8 @@ REAL = os.environ.get("AWS_LOTTERY_DATA", "")
 @pytest.mark.slow
 @pytest.mark.skipif(not Path(REAL).is_dir() or not REAL, reason="AWS_LOTTERY_DATA names no folder with a data set")
 def test_real_data_is_the_same_by_both_ways(tmp_path):
-    kept, streamed = (load_data(REAL, cache_dir=tmp_path, decoded=decoded, workers=2) for decoded in (True, False))
+    kept = load_data(REAL, cache_dir=tmp_path, decoded=True)
+    streamed = load_data(REAL, decoded=False, mean=kept.mean, std=kept.std)
     for (images, labels), (again, labels_again), _ in zip(
         batches(kept.test, 128), batches(streamed.test, 128), range(10), strict=False
     ):

@@ -260,6 +260,12 @@ def test_what_a_person_wrote_on_the_card_survives_a_push(hub, pushed):
     assert "91.00 ± 1.41" not in readme()
 
 
+def test_a_card_that_can_not_be_read_is_not_replaced(hub, pushed):
+    HfApi().upload_file(repo_id=REPO, path_in_repo="README.md", path_or_fileobj=b"---\na: [\n---\n")
+    with pytest.raises(ValueError, match=r"front matter of the README.md there can't be read"):
+        pushed.push_to_hub(REPO)
+
+
 def test_a_card_that_can_not_be_fetched_is_not_replaced(hub, pushed):
     before = commit_of()
     hub.fail("*README.md", "500")

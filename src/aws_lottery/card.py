@@ -6,6 +6,7 @@ A mask may come from a stranger's file, so text in it can't end its cell, its co
 import re
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -48,22 +49,22 @@ def render(mask: Told, *, repo_id: str | None = None, existing: str | None = Non
             `datasets`, and keys of the front matter that we have no value for; the model-index is always ours.
     Raises: ValueError if the front matter of `existing` can't be read.
     """
-    before = _parsed(existing or "")
-    data = {**before.data.to_dict(), **_front_matter(mask).to_dict()}
+    before, text = _parsed(existing or "")
+    data = {**before, **_front_matter(mask).to_dict()}
     for key in ("tags", "datasets"):
-        data[key] = list(dict.fromkeys([*_listed(data.get(key)), *_listed(before.data.get(key))])) or None
-    if not any(result.condition == SIGNED for result in mask.results):
-        data.pop("model-index", None)
+        data[key] = list(dict.fromkeys([*_listed(data.get(key)), *_listed(before.get(key))])) or None
     card = ModelCard(_EMPTY)
     card.data = ModelCardData(**data)
-    card.text = _inserted(_body(mask, repo_id), before.text)
+    card.text = _inserted(_body(mask, repo_id), text)
     return card
 
 
-def _parsed(text: str) -> ModelCard:
+def _parsed(text: str) -> tuple[dict[str, Any], str]:
+    """Front matter, less the model-index, and what follows it."""
     try:
-        return ModelCard(text if text.lstrip().startswith("---") else _EMPTY + text, ignore_metadata_errors=True)
-    except Exception as error:  # of the YAML parser, and whatever
+        card = ModelCard(text if text.lstrip().startswith("---") else _EMPTY + text, ignore_metadata_errors=True)
+        return {key: value for key, value in card.data.to_dict().items() if key != "model-index"}, card.text
+    except Exception as error:  # of the YAML parser, and of the library's idea of metadata
         raise ValueError(
             f"the front matter of the README.md there can't be read, mend or remove it: {error}"
         ) from error
@@ -251,5 +252,5 @@ def _fenced(code: str, language: str) -> str:
     return f"{ticks}{language}\n{code}\n{ticks}"
 
 
-def _listed(value: object) -> list:
-    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+def _listed(value: object) -> list[str]:
+    return [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, str)]

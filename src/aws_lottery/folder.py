@@ -68,7 +68,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot read '{path}': {str(error):.1000}") from error  # it may hold all of a hostile file
+        raise ValueError(f"cannot read '{path}': {error!s:.1000}") from error  # it may hold all of a hostile file
 
 
 def _roles(values: dict[str, Tensor], roles: dict[str, Any]) -> dict[str, Any]:

@@ -75,8 +75,8 @@ def explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise FileNotFoundError(f"'{repo_id}' is neither a folder nor a Hub id (owner/name): {error}") from error
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError) as error:
         # the client wraps what happened in an error of its cache, or, when forced to download, in a ValueError
-        wrapped = isinstance(error, LocalEntryNotFoundError | ValueError) and error.__cause__ is not None
-        reason = error.__cause__ if wrapped else error
+        wrapped = isinstance(error, LocalEntryNotFoundError | ValueError)
+        reason = error.__cause__ if wrapped and isinstance(error.__cause__, HTTPError | OSError) else error
         if isinstance(reason, ValueError):
             raise
         raise HubError(_advice(reason).format(repo_id=repo_id, revision=revision or "main", error=reason)) from error

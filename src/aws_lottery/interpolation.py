@@ -6,6 +6,7 @@ arithmetic, so that torch.compile sees one graph whatever alpha is, and nothing 
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ class InterpolatedForward:
         alpha = self.alpha.value
         if alpha is None or not self.module.training:
             return self._forward(*args, **kwargs)
-        parameters, buffers = self.module._parameters, self.module._buffers
+        parameters: dict[str, Any] = self.module._parameters
+        buffers: dict[str, Any] = self.module._buffers
         psi = {name: parameters[name] for name in self.names}
         try:
             for name, value in psi.items():
@@ -87,7 +89,7 @@ def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int) -> Alpha:
 
 
 def state(root: nn.Module) -> dict[str, Tensor]:
-    """psi_init and the state of alpha's stream by buffer name, as `load_state` takes them; empty if none is attached."""
+    """psi_init and the state of alpha's stream by buffer name, as `load_state` takes them; empty if none attached."""
     return {name: value for name, value in root.named_buffers() if name.rpartition(".")[2].startswith((_STATE, _INIT))}
 
 

@@ -157,9 +157,7 @@ def _prefixes(wanted: Shapes, model: Shapes, head: Collection[str]) -> tuple[str
     if len(fitting) > 1:
         some = ", ".join(map(repr, fitting[:10]))
         raise ValueError(f"its names fit under several prefixes of the model ({some}); say which by names=")
-    if not fitting:
-        return "", ""
-    return old, fitting[0]
+    return (old, fitting[0]) if fitting else ("", "")
 
 
 def _as_told(mask: Shapes, names: Names) -> dict[str, str]:

@@ -97,7 +97,7 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
     given = parser.parse_args()
     found = SignedMask.from_pretrained(given.mask, revision=given.revision)
     model_name = given.model or (found.config.architecture if found.config else None)
-    if model_name not in settings[given.recipe]:
+    if model_name is None or model_name not in settings[given.recipe]:
         parser.error(
             f"--model is needed: the mask is for '{model_name}', not one of {', '.join(settings[given.recipe])}"
         )
@@ -182,7 +182,9 @@ def _fresh(name: str, data: ImageData, given: argparse.Namespace) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(given.seed)
         model = create_model(name, data.num_classes, image_size=data.image_size)
-    return model.to(memory_format=torch.channels_last) if given.channels_last else model
+    if given.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
+    return model
 
 
 def _accuracy(model: nn.Module, data: ImageData, batch_size: int, accelerator: Any) -> float:

@@ -25,7 +25,7 @@ class Augmentation:
         scale: shares of the image's area; training resizes a random box of such an area (RandomResizedCrop).
             None: the box is `size` x `size`.
         ratio: width / height of that box.
-        flip: training mirrors every second image.
+        flip: training mirrors an image or not, at even odds.
         resize: evaluation resizes the shorter side to this, then takes the center. None: to `size`.
     """
 

@@ -31,12 +31,11 @@ def cached(folder: Path, name: str, key: Mapping[str, str], build: Callable[[], 
     path = folder / f"{name}-{digest[:16]}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        lock.acquire()
+        held = FileLock(f"{path}.lock").acquire()
     except OSError as error:
         logger.warning("%s can't be written (%s): nothing is cached", folder, error)
         return build()
-    with lock:
+    with held:
         tensors = _read(path, key) if path.exists() else None
         return _built(path, key, build) if tensors is None else tensors
 

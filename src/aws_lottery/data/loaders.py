@@ -29,8 +29,11 @@ def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = No
         batch_size: over all processes together, where accelerate prepares the loader with split_batches.
         seed: of the data order, reshuffled every epoch, a last short batch left out (BatchNorm needs company), and
             of the augmentation; None: in order, all of them, in the evaluation view.
+    Raises: ValueError if not one batch is full.
     """
     shuffle = seed is not None
+    if shuffle and len(data) < batch_size:
+        raise ValueError(f"batch_size={batch_size} is more than there is, {len(data)} images: no batch would be full")
     if isinstance(data, ImageSplit):
         order = SeededOrder(len(data), seed=seed, draws=data.augmentation.draws)
         return ImageLoader(data, batch_size, order)

@@ -106,10 +106,13 @@ def load_data(
     train, test = choose_rows(
         parts, image=image, label=label, train_split=train_split, test_split=test_split, test_share=test_share
     )
+    num_classes = count_classes(train, test)
     row, sizes = known(name), _sizes(train)
     rules = augmentation or (row.augmentation if row else augmentation_for(min(map(min, sizes))))
+    taken = (len(train) + len(test)) * 3 * rules.stored_size**2
     if decoded is None:
-        decoded = _worth_keeping(sizes, len(train) + len(test), rules.stored_size, max_decoded_bytes)
+        decoded = sizes == {(rules.stored_size, rules.stored_size)} and taken <= max_decoded_bytes
+    _say(name, sizes, rules.stored_size, taken, decoded)
     reading = {"workers": _cores() if workers is None else workers, "skip_corrupt": skip_corrupt}
     if decoded:
         form = partial(_kept, size=rules.stored_size, name=name, folder=_folder(cache_dir), **reading)
@@ -117,9 +120,10 @@ def load_data(
         form = partial(_streamed, size=rules.stored_size, **reading)
     (make_train, histogram), (make_test, _) = form(train), form(test)
     if mean is None or std is None:
-        mean, std = (row.mean, row.std) if row else statistics(histogram())
+        found = (row.mean, row.std) if row else statistics(histogram())
+        mean, std = mean or found[0], std or found[1]
     splits = [make(augmentation=rules, mean=mean, std=std) for make in (make_train, make_test)]
-    return ImageData(splits[0], splits[1], count_classes(train, test), name)
+    return ImageData(splits[0], splits[1], num_classes, name)
 
 
 Form = tuple[Callable[..., ImageSplit], Callable[[], Tensor]]  # a split that lacks its augmentation, its histogram
@@ -164,20 +168,10 @@ def _sizes(rows: Rows) -> set[tuple[int, int]]:
     return sizes or {rows.size(0)}
 
 
-def _worth_keeping(sizes: set[tuple[int, int]], count: int, side: int, limit: int) -> bool:
-    """Whether to decode once: nothing is lost by it, and it takes little memory; says which, and why."""
-    taken = count * 3 * side * side
-    keep = sizes == {(side, side)} and taken <= limit
-    logger.info(
-        "%d images, of %s pixels, %.2f GB if decoded to %d x %d: %s",
-        count,
-        " or ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3]),
-        taken / 1e9,
-        side,
-        side,
-        "decoded once, kept in memory" if keep else "decoded for every batch",
-    )
-    return keep
+def _say(name: str, sizes: set[tuple[int, int]], side: int, taken: int, decoded: bool) -> None:
+    some = " or ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3])
+    how = "decoded once, kept in memory" if decoded else "decoded for every batch"
+    logger.info("%s: images of %s pixels, %.2f GB as %d x %d: %s", name, some, taken / 1e9, side, side, how)
 
 
 def _folder(cache_dir: str | os.PathLike[str] | None) -> Path:
