@@ -19,16 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from aws_lottery import AWSPruner, SignedMaskConfig
-from aws_lottery.models.cifar_resnet import CifarResNet
-
-
-def resnet50() -> nn.Module:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    return ResNetForImageClassification(ResNetConfig(num_labels=1000))
-
-
-MODELS = {"resnet50": resnet50, "resnet20": lambda: CifarResNet(20, 10)}
+from aws_lottery.models import create_model
 
 
 class Multiplied(nn.Module):
@@ -94,7 +85,7 @@ class Stepper:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="resnet20")
+    parser.add_argument("--model", default="resnet20", help="a network of aws_lottery.create_model")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2, help="timed together")
@@ -105,7 +96,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
-    base = MODELS[options.model]().to(options.device)
+    small = {} if options.model.startswith(("resnet20", "resnet32")) else {"small_image": False}
+    base = create_model(options.model, 1000, image_size=options.size, **small).to(options.device)
     steppers = {name: Stepper(way(copy.deepcopy(base)), options) for name, way in WAYS.items()}
     for stepper in steppers.values():
         stepper.time(3)

@@ -85,7 +85,7 @@ class Job:
             config,
             accelerator=self.accelerator,
             seed=seed,
-            on_step=self.progress.update,
+            on_step=lambda training: self.progress.update(),
         )
 
     def accuracy(self, model: nn.Module) -> float:

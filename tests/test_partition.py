@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aws_lottery import SignedMaskConfig
+from aws_lottery import AWSPruner, SignedMaskConfig
 from aws_lottery.partition import partition
 
 
@@ -99,7 +99,7 @@ def test_attention_projections_are_linear():
 def test_layers_of_unknown_kind_are_left_with_a_warning(caplog):
     model = nn.ModuleDict({"rnn": nn.GRU(4, 4), "mid": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
     with caplog.at_level(logging.WARNING, logger="aws_lottery"):
-        parts = sort(model)
+        parts = AWSPruner(model).partition
     assert parts.unknown == ("rnn.weight_ih_l0", "rnn.weight_hh_l0")
     assert parts.prunable == ("mid.weight",)
     assert "rnn.weight_ih_l0" in caplog.text

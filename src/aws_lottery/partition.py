@@ -1,6 +1,5 @@
 """Which parameters of a model are pruned, which only have their signs taken, and which are normalization."""
 
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .config import SignedMaskConfig
-
-logger = logging.getLogger(__name__)
 
 NORM_CLASSES = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NORM_NAME = re.compile(r"(batch|layer|group|instance|rms|frozen)_?norm", re.IGNORECASE)
@@ -46,7 +43,7 @@ def partition(model: nn.Module, config: SignedMaskConfig) -> Partition:
     Convolutions (`conv`: nn.Conv*, transposed too), linear maps (`linear`: nn.Linear, nn.Bilinear, the projections of
     nn.MultiheadAttention, transformers' Conv1D) and embeddings (`embedding`) may be pruned; tied weights count once,
     by their first name. A norm layer is one of NORM_CLASSES or has a class name that says so and only vectors as
-    parameters. Matrices in layers of any other kind are not pruned, and a warning names them.
+    parameters. Matrices in layers of any other kind are `unknown` and not pruned; AWSPruner warns of them.
     Raises: ValueError if nothing is left to prune, or a name or glob of the configuration matches nothing.
     """
     modules = dict(model.named_modules())
@@ -128,15 +125,10 @@ def _check(roles: dict[str, list[str]], config: SignedMaskConfig, model: nn.Modu
             f"nothing to prune in this {type(model).__name__}: kinds {', '.join(config.prunable)}, less the classifier "
             f"({classifier}) and {list(config.exclude)}, leave none of its parameters: {_some(names)}"
         )
-    if roles["unknown"]:
-        logger.warning(
-            "not pruned, as their layers are of no kind known here (their signs are taken): %s", _some(roles["unknown"])
-        )
-    logger.info("classifier, signed but not pruned: %s", classifier)
 
 
-def _some(names: object) -> str:
-    listed = [repr(name) for name in names]  # type: ignore[attr-defined]
+def _some(names: Iterable[str]) -> str:
+    listed = [repr(name) for name in names]
     return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if listed[10:] else "")
 
 

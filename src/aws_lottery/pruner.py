@@ -1,5 +1,6 @@
 """`AWSPruner`: Algorithm 1 around anybody's training loop, for all four methods."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,8 @@ from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .holding import Hold, held_by
 from .mask import SignedMask
 from .partition import bare_model, partition
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class AWSPruner:
         config = config or SignedMaskConfig()
         self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
         self.partition = partition(self.model, self.config)
+        logger.info("classifier, signed but not pruned: %s", self.partition.classifier)
+        if self.partition.unknown:
+            logger.warning(
+                "not pruned, as their layers are of no known kind (their signs are taken): %s",
+                ", ".join(self.partition.unknown),
+            )
         parameters = dict(self.model.named_parameters())
         self._hold = Hold(
             self.model,
