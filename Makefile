@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python recipes/aws_digits.py --output_dir runs/digits
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -53,11 +53,14 @@ def multiplied(model: nn.Module) -> nn.Module:
 WAYS = {"dense": lambda model: model, "ours": ours, "weight * mask": multiplied}
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
 class Stepper:
     """One network with its optimizer, trained on one random batch."""
 
     def __init__(self, model: nn.Module, options: argparse.Namespace):
-        self.device, self.dtype = options.device, options.dtype
+        self.device, self.dtype = options.device, DTYPES[options.dtype]
         memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=memory_format)
         self.optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
@@ -91,7 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="timed together")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", type=lambda name: {"fp32": torch.float32, "bf16": torch.bfloat16}[name], default="fp32")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
@@ -105,7 +108,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, stepper in steppers.items():
             times[name].append(stepper.time(options.steps))
-    print(f"{options.model}, {options.size} px, batch {options.batch}, {options.device}, {torch.get_num_threads()} threads")
+    where = f"{options.device}, {torch.get_num_threads()} threads"
+    print(f"{options.model}, {options.size} px, batch {options.batch}, {where}")
     for name, values in times.items():
         ratios = sorted(value / dense for value, dense in zip(values, times["dense"], strict=True))
         low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]

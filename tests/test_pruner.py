@@ -311,6 +311,18 @@ def test_frozen_weights_are_pruned_too(convnet, images):
     assert not convnet[0].weight[pruner.masks["0.weight"] == 0].any()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_names_are_plain_when_a_part_of_the_model_is_compiled(make_convnet):
+    plain, regional = make_convnet(), make_convnet()
+    for index in (1, 3, 7):
+        regional[index] = torch.compile(regional[index], backend="eager")
+    mask, expected = (AWSPruner(model, search_config()).signed_mask() for model in (regional, plain))
+    assert list(mask) == list(expected)
+    assert mask.prunable == expected.prunable
+    mask.apply_(make_convnet())
+    expected.binary().apply_(regional)
+
+
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_training_is_one_graph_for_any_alpha(convnet, images):
     torch._dynamo.reset()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .packing import replace_file
+from .files import replace_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import __version__, packing, signs
 from .config import SignedMaskConfig
 from .facts import Provenance, Result
-from .packing import replace_file as replace_file
+from .files import replace_file
 
 CONFIG_FILE, MASK_FILE, CARD_FILE = "config.json", "signed_mask.safetensors", "README.md"
 FORMAT_VERSION = 1  # of config.json

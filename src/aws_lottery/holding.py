@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from .bare import parameters_of
 from .signs import check_shapes
 
 _ATTRIBUTE = "_aws_hold"
@@ -38,7 +39,7 @@ class Hold:
                 f"this {type(model).__name__} is held to a mask already; remove that hold first "
                 "(Hold.remove, or AWSPruner.detach if a pruner holds it)"
             )
-        parameters = dict(model.named_parameters())
+        parameters = parameters_of(model)
         check_shapes(masks, parameters, "mask")
         self.model = model
         self.weights = {name: parameters[name] for name in masks}
@@ -83,7 +84,7 @@ class Hold:
     @torch.no_grad()
     def zero_(self, model: nn.Module | None = None) -> None:
         """Zero the pruned weights of the held model, or of another with the same names (an average of its weights)."""
-        weights = self.weights if model is None else dict(model.named_parameters())
+        weights = self.weights if model is None else parameters_of(model)
         for name in self.masks:
             weights[name].mul_(_fit(self.masks, name, weights[name]))
 

@@ -9,11 +9,13 @@ from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
 from . import card, folder, hub, signs
+from .bare import bare_model, modules_of, parameters_of
 from .config import SignedMaskConfig
 from .facts import LayerRow, Provenance, Result
+from .files import replace_file
 from .holding import Hold
 from .matching import Names, fit
-from .partition import bare_model, norm_parameters, partition
+from .partition import norm_parameters, partition
 
 
 class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
@@ -71,7 +73,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         """
         model = bare_model(model)
         parts = partition(model, config or SignedMaskConfig())
-        parameters = dict(model.named_parameters())
+        parameters = parameters_of(model)
         values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
         total = sum(p.numel() for p in parameters.values())
         return cls(
@@ -92,10 +94,10 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         norms = norm_parameters(model)
         theta = {
             name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name: parameter
-            for name, parameter in model.named_parameters()
+            for name, parameter in parameters_of(model).items()
             if name not in norms
         }
-        owners = {name: index for index, (name, _) in enumerate(model.named_modules())}
+        owners = {name: index for index, (name, _) in enumerate(modules_of(model).items())}
         order = sorted(theta, key=lambda name: (owners[name.rpartition(".")[0]], name not in masks))  # it moved them
         prunable = tuple(name for name in order if name in masks)
         if not prunable:
@@ -180,7 +182,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             match: "names", or "structure": pair mask and model in order, whatever the names.
         Raises: ValueError that lists what does not fit, and changes nothing, unless everything does.
         """
-        parameters = dict(bare_model(model).named_parameters())
+        parameters = parameters_of(bare_model(model))
         for name, place in fit(self, model, exclude=exclude, names=names, by=match).items():
             parameter = parameters[place]
             magnitude = parameter.abs_() if self.signed else parameter
@@ -204,7 +206,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         readme = save_directory / folder.CARD_FILE
         if readme.exists():  # else ModelHubMixin writes it
             text = str(self.generate_model_card(existing=readme.read_text(encoding="utf-8")))
-            folder.replace_file(readme, text.encode())
+            replace_file(readme, text.encode())
 
     @classmethod
     def from_pretrained(

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from .partition import bare_model, matches, norm_parameters
+from .bare import bare_model, parameters_of
+from .partition import matches, norm_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def fit(
 ) -> dict[str, str]:
     """`match` for a SignedMask and a model, seen through its wrappers. Raises: ValueError that names both."""
     model = bare_model(model)
-    parameters, norms = dict(model.named_parameters()), norm_parameters(model)
+    parameters, norms = parameters_of(model), norm_parameters(model)
     try:
         if by == "structure" and not mask.signed:
             raise ValueError("match='structure' needs the signed mask: this one does not tell what it leaves out")

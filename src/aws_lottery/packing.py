@@ -11,11 +11,9 @@ import json
 import math
 import os
 import re
-import secrets
 import struct
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from reprlib import repr as short  # what a hostile file holds can be millions of characters long
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor
 
 from . import rice
+from .files import replace_file
 
 FORMAT = "aws_lottery.signed_mask"
 FORMAT_VERSION = 1
@@ -65,20 +64,6 @@ def read(path: str | os.PathLike, *, max_elements: int = MAX_ELEMENTS) -> Unpack
             return unpack(file.read(), max_elements=max_elements)
         except PackingError as error:
             raise PackingError(f"cannot read '{os.fspath(path)}': {error}") from None
-
-
-def replace_file(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, also after a crash, finds all old bytes or all new ones."""
-    # not the tempfile module, whose files only their owner may read
-    temporary = Path(path).with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def pack(signs: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .bare import modules_of, parameters_of
 from .config import SignedMaskConfig
 
 NORM_CLASSES = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -18,7 +19,7 @@ _NORM_NAME = re.compile(r"(batch|layer|group|instance|rms|frozen)_?norm", re.IGN
 
 @dataclass(frozen=True)
 class Partition:
-    """Every parameter of a model by its part in the search; names as in named_parameters() of the bare model.
+    """Every parameter of a model by its part in the search; names as `parameters_of` has them.
 
     theta = [phi, psi]: `psi` are the parameters of normalization layers, which get neither mask nor sign;
     phi is all the rest: `prunable` get a mask and a sign, `signed_only` (biases, the classifier, excluded or
@@ -46,11 +47,11 @@ def partition(model: nn.Module, config: SignedMaskConfig) -> Partition:
     parameters. Matrices in layers of any other kind are `unknown` and not pruned; AWSPruner warns of them.
     Raises: ValueError if nothing is left to prune, or a name or glob of the configuration matches nothing.
     """
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     classifier = None if config.prune_classifier else _classifier(modules, config.classifier)
     roles: dict[str, list[str]] = {"prunable": [], "signed_only": [], "psi": [], "unknown": []}
     norms = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model).items():
         owner_name, _, leaf = name.rpartition(".")
         owner = modules[owner_name]
         if is_norm(owner):
@@ -80,7 +81,7 @@ def is_norm(module: nn.Module) -> bool:
 
 def norm_parameters(model: nn.Module) -> set[str]:
     """Names of psi, which gets neither mask nor sign."""
-    norms = [(name, module) for name, module in model.named_modules() if is_norm(module)]
+    norms = [(name, module) for name, module in modules_of(model).items() if is_norm(module)]
     return {f"{name}.{leaf}".lstrip(".") for name, norm in norms for leaf, _ in norm.named_parameters(recurse=False)}
 
 
@@ -116,7 +117,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _check(roles: dict[str, list[str]], config: SignedMaskConfig, model: nn.Module, classifier: str | None) -> None:
-    names = [name for name, _ in model.named_parameters()]
+    names = list(parameters_of(model))
     for pattern in config.exclude:
         if not any(matches(name, (pattern,)) for name in names):
             raise ValueError(f"exclude pattern '{pattern}' matches no parameter of the model; it has: {_some(names)}")
@@ -130,10 +131,3 @@ def _check(roles: dict[str, list[str]], config: SignedMaskConfig, model: nn.Modu
 def _some(names: Iterable[str]) -> str:
     listed = [repr(name) for name in names]
     return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if listed[10:] else "")
-
-
-def bare_model(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and DistributedDataParallel, whose parameter names are the plain ones."""
-    from accelerate.utils import extract_model_from_parallel
-
-    return extract_model_from_parallel(model, keep_torch_compile=False)

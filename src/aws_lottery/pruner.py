@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from . import interpolation, signs
+from .bare import bare_model, modules_of, parameters_of
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .holding import Hold, held_by
 from .mask import SignedMask
-from .partition import bare_model, partition
+from .partition import partition
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class AWSPruner:
                 "not pruned, as their layers are of no known kind (their signs are taken): %s",
                 ", ".join(self.partition.unknown),
             )
-        parameters = dict(self.model.named_parameters())
+        parameters = parameters_of(self.model)
         self._hold = Hold(
             self.model,
             {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable},
@@ -60,7 +61,8 @@ class AWSPruner:
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
         self._alpha = interpolation.Alpha(enabled=False)
         if self._method.interpolate_norm:
-            norms = [self.model.get_submodule(name) for name in self.partition.norms]
+            modules = modules_of(self.model)
+            norms = [modules[name] for name in self.partition.norms]
             self._alpha = interpolation.attach(self.model, norms, self.config.seed)
             self._alpha.enabled = False
         self._rewind_point: dict[str, Tensor] | None = None

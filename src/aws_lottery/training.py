@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
 
+from .bare import bare_model
 from .data import Images, ImageSplit, batches
-from .partition import bare_model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

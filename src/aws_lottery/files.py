@@ -1,0 +1,19 @@
+"""Writing files so that they are whole, or not there."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def replace_file(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, also after a crash, finds all old bytes or all new ones."""
+    # not the tempfile module, whose files only their owner may read
+    temporary = Path(path).with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
