@@ -43,3 +43,10 @@ def images() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Four batches of 8 images with labels that can be learnt."""
     x = torch.randn(4, 8, 3, 6, 6)
     return [(batch, batch.mean(dim=(2, 3)).argmax(1)) for batch in x]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from accelerate import Accelerator, debug_launcher
+from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, train
@@ -35,8 +36,7 @@ def _search(accelerator):
 
 
 def _accelerator():
-    from accelerate import DataLoaderConfiguration
-
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
     return Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
 
 

@@ -12,12 +12,13 @@ import pytest
 from aws_lottery import SignedMask
 
 ROOT = Path(__file__).parent.parent
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def run(command: list[str], recipe: str, folder: Path) -> str:
+def run_twice(recipe: str, folder: Path) -> str:
+    """What two processes print that torchrun starts, as a user would."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run(
-        [*command, str(ROOT / "recipes" / recipe), "--smoke", "--output_dir", str(folder)],
+        [*launcher, str(ROOT / "recipes" / recipe), "--smoke", "--output_dir", str(folder)],
         check=True,
         capture_output=True,
         text=True,
@@ -25,9 +26,19 @@ def run(command: list[str], recipe: str, folder: Path) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("command", [[sys.executable], pytest.param(TORCHRUN, marks=pytest.mark.multiprocess)])
-def test_the_digits_recipe_does_the_whole_job(command, tmp_path):
-    printed = run(command, "aws_digits.py", tmp_path)
+def run_here(monkeypatch, recipe: str, *arguments: object) -> None:
+    """In this process, which has all the libraries imported."""
+    monkeypatch.setattr(sys, "argv", [recipe, "--smoke", *map(str, arguments)])
+    runpy.run_path(str(ROOT / "recipes" / recipe), run_name="__main__")
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.multiprocess)])
+def test_the_digits_recipe_does_the_whole_job(processes, tmp_path, monkeypatch, capfd):
+    if processes == 1:
+        run_here(monkeypatch, "aws_digits.py", "--output_dir", tmp_path)
+        printed = capfd.readouterr().out
+    else:
+        printed = run_twice("aws_digits.py", tmp_path)
     assert printed.count("| fresh + signed mask |") == 1  # one process speaks
     assert (tmp_path / "table.md").read_text() in printed
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
@@ -39,12 +50,6 @@ def test_the_digits_recipe_does_the_whole_job(command, tmp_path):
     results = [line for line in metrics if "condition" in line]
     assert len(results) == 5 * 2
     assert all(0 <= line["before"] <= 100 and 0 <= line["after"] <= 100 for line in results)
-
-
-def run_here(monkeypatch, recipe: str, *arguments: object) -> None:
-    """In this process, which has all the libraries imported."""
-    monkeypatch.setattr(sys, "argv", [recipe, "--smoke", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "recipes" / recipe), run_name="__main__")
 
 
 @pytest.mark.parametrize(
