@@ -2,10 +2,10 @@
 
     python benchmarks/input.py FOLDER --device cpu
 
-Interleaved: in turn, so many batches are loaded by each way, and as many steps of a ResNet-20 are made on random
-images, on images of each way, and so on; medians over the rounds. "step" is what a step takes more with these images
-than with random ones: 1.00 is no delay.
-Measured: see the last lines.
+Interleaved: each round loads so many batches by each way, and makes as many steps of a ResNet-20 on random images
+and on those of each way; medians over the rounds. "time of a step" is relative to random images: 1.00 is no delay.
+Measured, CIFAR-10 (32 x 32 JPEGs), one thread and two workers on two shared cores of an AMD EPYC: decoded once 32,700
+images/s, streamed 2,500, training 135; a step takes 0.94 and 1.02 of its time on random images (noise: 0.1).
 """
 
 import argparse
