@@ -193,7 +193,7 @@ def tell(mask: SignedMask, results: Results, options: argparse.Namespace) -> Non
 
 
 def plot(results: Results, path: Path) -> None:
-    """Accuracy before and after training, mean and standard deviation over initializations, a bar a condition."""
+    """Accuracy before and after training: mean and standard deviation as diamonds, each initialization as a dot."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -203,13 +203,12 @@ def plot(results: Results, path: Path) -> None:
     for axis, title, column in zip(axes, ("before training", "after training"), (0, 1), strict=True):
         values = [[run[column] for run in runs] for runs in results.values()]
         spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
-        axis.barh(
-            list(results), [statistics.mean(v) for v in values], xerr=spread, color="0.75", edgecolor="black", capsize=3
-        )
+        means = [statistics.mean(v) for v in values]
+        axis.errorbar(means, list(results), xerr=spread, fmt="kD", markersize=6, markerfacecolor="white", capsize=4)
         for row, runs in enumerate(values):
-            axis.plot(runs, [row] * len(runs), "k.", markersize=4)
+            axis.plot(runs, [row + 0.25] * len(runs), "k.", markersize=4)
         axis.set(title=title, xlabel="test accuracy, %")
-        axis.set_xlim(0, 100) if column == 0 else axis.set_xlim(max(0, min(map(min, values)) - 3), 100.5)
+        axis.grid(axis="x", color="0.85")
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=150)
     plt.close(figure)
