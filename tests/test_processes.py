@@ -1,13 +1,24 @@
 """Two gloo processes: one search, the same on every rank."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
-from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, train
+from aws_lottery import (
+    AWSPruner,
+    SignedMask,
+    SignedMaskConfig,
+    TrainingConfig,
+    evaluate,
+    find_signed_mask,
+    train,
+)
 from aws_lottery.data import Images
+from aws_lottery.run import Run
 
 pytestmark = pytest.mark.multiprocess
 
@@ -69,3 +80,36 @@ def test_two_ranks_find_the_mask_of_one_on_the_same_global_batch():
     mask, _, _ = _search(Accelerator(cpu=True))
     expected = torch.cat([mask[name].flatten() for name in mask]).tolist()
     debug_launcher(_on_each_rank_like_one, args=(expected,), num_processes=2)
+
+
+class _Killed(Exception):
+    pass
+
+
+def _find_on_each_rank(folder, stop_after):
+    """A search with a checkpoint every tenth step; where it is to stop, all ranks do, without saving."""
+    torch.set_num_threads(1)
+    accelerator, after_step = _accelerator(), Run.after_step
+
+    def counted(run, training):
+        after_step(run, training)
+        if run.steps == stop_after:
+            raise _Killed
+
+    Run.after_step = counted
+    config, training = SignedMaskConfig(rounds=2, warmup_epochs=2, epochs_per_round=2), TrainingConfig(batch_size=16)
+    options = {"output_dir": folder, "accelerator": accelerator, "checkpoint_seconds": 0.0}
+    with suppress(_Killed):
+        find_signed_mask(_network(), _data(), config, training, **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_on_two_ranks_goes_on_to_the_same_mask(tmp_path):
+    for folder, stops in (("whole", (0,)), ("cut", (13, 21, 0))):
+        for stop_after in stops:
+            debug_launcher(_find_on_each_rank, args=(str(tmp_path / folder), stop_after), num_processes=2)
+    for name in ("round-01", "round-02"):
+        assert SignedMask.from_pretrained(tmp_path / "cut" / name) == SignedMask.from_pretrained(
+            tmp_path / "whole" / name
+        )
+    assert (tmp_path / "cut/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()

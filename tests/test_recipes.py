@@ -73,6 +73,10 @@ def test_a_search_recipe_and_the_final_training_from_its_mask(monkeypatch, tmp_p
     assert result["transfer"] == transfer
     assert 0 <= result["accuracy"]["after"] <= 100
 
+    written = (tmp_path / "final/result.json").stat().st_mtime_ns
+    run_here(monkeypatch, "train_from_mask.py", *arguments, tmp_path / "final")
+    assert (tmp_path / "final/result.json").stat().st_mtime_ns == written  # what is done is not done again
+
 
 def test_every_recipe_is_run_by_a_test():
     recipes = {path.name for path in (ROOT / "recipes").glob("*.py")}

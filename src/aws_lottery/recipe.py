@@ -3,7 +3,7 @@
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from torch import nn
 
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .data import ImageData, batches, load_data
+from .files import replace_file
 from .mask import SignedMask
 from .models import create_model
 from .run import Run
 from .search import find_signed_mask
 from .settings import Settings
-from .training import evaluate, recalibrate, train
+from .training import TrainingConfig, evaluate, recalibrate, train
 
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
 
@@ -60,10 +61,12 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     )
     training = replace(paper.search, batch_size=8) if given.smoke else paper.search
 
+    if given.output_dir is None:
+        given.output_dir = f"runs/{given.dataset.split('/')[-1]}-{model_name}-{given.method}-seed{given.seed}"
+    folder = Path(given.output_dir)
     accelerator = _accelerator(given)
-    data = _data(given)
+    data = _data(given, accelerator)
     model = _fresh(model_name, data, given)
-    folder = Path(given.output_dir or f"runs/{data.name}-{model_name}-{given.method}-seed{given.seed}")
     accelerator.print(_cost(model, data, config, training.batch_size))
     mask = find_signed_mask(
         model,
@@ -84,73 +87,71 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     accelerator.end_training()
 
 
+TRANSFERS: dict[str, Callable[[SignedMask, int], SignedMask | None]] = {
+    "signs": lambda mask, seed: mask,
+    "mask": lambda mask, seed: mask.binary(),
+    "random-signs": lambda mask, seed: mask.with_random_signs(seed),
+    "none": lambda mask, seed: None,
+}
+
+
 def final_main(description: str | None, settings: Mapping[str, Mapping[str, Settings]]) -> None:
     """The command line of the final training from a mask: A(|theta_init| s), or one of its controls."""
     networks = {name: row for rows in settings.values() for name, row in rows.items()}
     parser = options(description, None, networks)
     parser.add_argument("mask", help="folder, or id on the Hub")
     parser.add_argument("--revision", default=None, help="of the mask on the Hub")
-    parser.add_argument("--transfer", choices=("signs", "mask", "random-signs", "none"), default="signs")
+    parser.add_argument("--transfer", choices=list(TRANSFERS), default="signs")
     parser.add_argument("--recipe", choices=list(settings), default=next(iter(settings)), help="whose hyper-parameters")
     parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
     parser.add_argument("--data_seed", type=int, default=None, help="u, the SGD noise; default: as --seed")
     given = parser.parse_args()
-    found = SignedMask.from_pretrained(given.mask, revision=given.revision)
-    model_name = given.model or (found.config.architecture if found.config else None)
-    if model_name is None or model_name not in settings[given.recipe]:
-        parser.error(
-            f"--model is needed: the mask is for '{model_name}', not one of {', '.join(settings[given.recipe])}"
-        )
-    accelerator = _accelerator(given)
-    data = _data(given)
-    config = settings[given.recipe][model_name].final
+    mask = SignedMask.from_pretrained(given.mask, revision=given.revision)
+    name = given.model or (mask.config.architecture if mask.config else None)
+    if name is None or name not in settings[given.recipe]:
+        parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(settings[given.recipe])}")
+    config = settings[given.recipe][name].final
     config = replace(config, epochs=given.epochs or config.epochs)
-    config = replace(config, epochs=1, batch_size=8) if given.smoke else config
-    model = _fresh(model_name, data, given)
-    model.to(accelerator.device)
-    mask = {
-        "signs": lambda: found,
-        "mask": found.binary,
-        "random-signs": lambda: found.with_random_signs(given.seed),
-        "none": lambda: None,
-    }[given.transfer]()
-    if mask is not None:
-        mask.apply_(model)
-        mask.held(model)
-    accuracy = {"before": _accuracy(model, data, config.batch_size, accelerator)}
-    seed = given.seed if given.data_seed is None else given.data_seed
-    settings = {"mask": given.mask, "transfer": given.transfer, "training": asdict(config), "seed": given.seed}
-    folder = given.output_dir or f"runs/final-{model_name}-{given.transfer}-seed{given.seed}"
-    steps = config.epochs * (len(data.train) // config.batch_size // given.gradient_accumulation_steps)
-    run = Run(folder, {**settings, "data_seed": seed}, model, accelerator, total_steps=steps)
-    with run.stoppable():
-        loss = train(
-            model,
-            data.train,
-            config,
-            accelerator=accelerator,
-            seed=seed,
-            on_step=run.after_step,
-            resume=run.training,
-        )
-    accuracy["after"] = _accuracy(model, data, config.batch_size, accelerator)
-    result = {
-        "mask": given.mask,
-        "revision": given.revision,
-        "transfer": given.transfer,
-        "model": model_name,
-        "dataset": data.name,
-        "remaining": found.remaining,
-        "remaining_total": found.remaining_total,
-        "seed": given.seed,
-        "data_seed": seed,
-        "accuracy": accuracy,
-        "loss": loss,
-        "training": asdict(config),
+    if given.smoke:
+        config = replace(config, epochs=1, batch_size=8)
+    given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
+    given.data_seed = given.seed if given.data_seed is None else given.data_seed
+    _train_from(mask, name, config, given)
+
+
+def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argparse.Namespace) -> None:
+    """Writes result.json; a run that has one is not run again."""
+    accelerator = _accelerator(given)
+    data = _data(given, accelerator)
+    model = _fresh(name, data, given).to(accelerator.device)
+    if (transferred := TRANSFERS[given.transfer](mask, given.seed)) is not None:
+        transferred.apply_(model)
+        transferred.held(model)
+    facts = {
+        **{key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed", "data_seed")},
+        **{"model": name, "dataset": data.name, "training": asdict(config)},
     }
-    if accelerator.is_main_process:
-        (run.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        print(json.dumps({key: result[key] for key in ("transfer", "remaining", "accuracy")}), "->", run.folder)
+    before = _accuracy(model, data, config.batch_size, accelerator)
+    steps = config.epochs * (len(data.train) // config.batch_size // given.gradient_accumulation_steps)
+    run = Run(given.output_dir, facts, model, accelerator, total_steps=steps)
+    path = run.folder / "result.json"
+    if not path.exists():
+        with run.stoppable():
+            train(
+                model,
+                data.train,
+                config,
+                accelerator=accelerator,
+                seed=given.data_seed,
+                on_step=run.after_step,
+                resume=run.training,
+            )
+        accuracy = {"before": before, "after": _accuracy(model, data, config.batch_size, accelerator)}
+        kept = {"remaining": mask.remaining, "remaining_total": mask.remaining_total}
+        if accelerator.is_main_process:
+            replace_file(path, (json.dumps({**facts, **kept, "accuracy": accuracy}, indent=2) + "\n").encode())
+    accelerator.wait_for_everyone()
+    accelerator.print(f"{path}: {json.loads(path.read_text())['accuracy']}")
     accelerator.end_training()
 
 
@@ -159,7 +160,7 @@ def _accelerator(given: argparse.Namespace) -> Any:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aws_lottery").setLevel(logging.INFO)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes on CPUs that torchrun starts stay strangers
         mixed_precision=given.mixed_precision,
         dynamo_backend="inductor" if given.compile else None,
@@ -168,13 +169,16 @@ def _accelerator(given: argparse.Namespace) -> Any:
         log_with=None if given.report_to == "none" else given.report_to,
         project_dir=given.output_dir,
     )
+    if given.report_to != "none":
+        accelerator.init_trackers("aws_lottery")
+    return accelerator
 
 
-def _data(given: argparse.Namespace) -> ImageData:
+def _data(given: argparse.Namespace, accelerator: Any) -> ImageData:
     source = made_up_images(32) if given.smoke else given.dataset
     if source is None:
         raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
-    return load_data(source, workers=given.workers)
+    return load_data(source, workers=given.workers).to(accelerator.device)
 
 
 def _fresh(name: str, data: ImageData, given: argparse.Namespace) -> nn.Module:
