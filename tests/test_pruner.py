@@ -305,6 +305,14 @@ def test_a_diverged_model_is_not_pruned(convnet):
         next(stages)
 
 
+def test_weights_that_were_replaced_are_noticed(convnet):
+    stages = AWSPruner(convnet, search_config()).rounds()
+    next(stages), next(stages)
+    convnet[3].weight = nn.Parameter(convnet[3].weight.detach().clone())
+    with pytest.raises(RuntimeError, match=r"other tensors than at the start, '3\.weight' first"):
+        next(stages)
+
+
 def test_frozen_weights_are_pruned_too(convnet, images):
     convnet[0].weight.requires_grad_(False)
     pruner = run_search(convnet, search_config(), images)

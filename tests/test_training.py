@@ -148,3 +148,11 @@ def test_an_aws_network_is_only_measured_right_after_recalibration(accelerator):
     print(as_it_stands, recalibrated)
     assert recalibrated > 80
     assert recalibrated > as_it_stands + 20
+
+
+def test_an_accelerator_that_shards_parameters_is_refused(convnet, data):
+    class Sharding:
+        distributed_type = "FSDP"
+
+    with pytest.raises(ValueError, match="training by FSDP replaces parameters"):
+        train(convnet, data, TrainingConfig(epochs=1), accelerator=Sharding(), seed=0)

@@ -75,7 +75,17 @@ class Hold:
             del self.model.__dict__[_ATTRIBUTE]
 
     def update(self, masks: Mapping[str, Tensor]) -> None:
-        """Hold the same weights to other masks from now on (after a prune)."""
+        """Hold the same weights to other masks from now on (after a prune).
+
+        Raises: RuntimeError if the model has other parameters by now than those that are held.
+        """
+        now = parameters_of(self.model)
+        if replaced := [name for name, weight in self.weights.items() if now.get(name) is not weight]:
+            raise RuntimeError(
+                f"{len(replaced)} weights of the model are other tensors than at the start, '{replaced[0]}' first; "
+                "they were trained without their masks. Sharding (FSDP) is not supported; load with assign=False, and "
+                "replace layers before the pruner takes the model"
+            )
         check_shapes(masks, self.weights, "mask")
         self.masks.update({name: _laid_out(mask, self.weights[name]) for name, mask in masks.items()})
         self._clean.clear()

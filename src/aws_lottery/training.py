@@ -68,9 +68,17 @@ SCHEDULES: dict[str, Callable[[Optimizer, TrainingConfig], LRScheduler]] = {
 
 
 class Training:
-    """A training under way: what moves on, and what a checkpoint has to hold beside model and random states."""
+    """A training under way: what moves on, and what a checkpoint has to hold beside model and random states.
+
+    Raises: ValueError if the accelerator shards the parameters (FSDP, DeepSpeed).
+    """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
+        if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            raise ValueError(
+                f"training by {accelerator.distributed_type} replaces parameters, and masks would not hold; "
+                "use DistributedDataParallel (accelerate launch --multi_gpu)"
+            )
         self.config, self.accelerator = config, accelerator
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
