@@ -67,7 +67,7 @@ class Job:
         if accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.jsonl").write_text("")
-        search_epochs = self.search.warmup_epochs + options.rounds * options.round_epochs
+        search_epochs = self.search.epochs
         steps = len(self.train_data) // BATCH_SIZE
         total = steps * (search_epochs + len(CONDITIONS) * options.inits * options.final_epochs)
         self.progress = tqdm(total=total, unit=" steps", disable=not accelerator.is_main_process)

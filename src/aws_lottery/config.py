@@ -113,6 +113,11 @@ class SignedMaskConfig:
             )
         return needed
 
+    @property
+    def epochs(self) -> int:
+        """Of the whole search, the warm-up included."""
+        return self.warmup_epochs + (self.rounds or 0) * self.epochs_per_round
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

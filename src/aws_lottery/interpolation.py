@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .signs import interpolate
+
 _STATE = "_aws_alpha_state"  # buffer of the root: the state of alpha's random stream
 _INIT = "_aws_init_"  # prefix of a norm layer's buffers that hold psi_init
 
@@ -58,8 +60,7 @@ class InterpolatedForward:
         buffers: dict[str, Any] = self.module._buffers
         psi = {name: parameters[name] for name in self.names}
         try:
-            for name, value in psi.items():
-                parameters[name] = torch.lerp(buffers[_INIT + name], value, alpha.to(value))  # Eq. 2
+            parameters.update(interpolate(psi, {name: buffers[_INIT + name] for name in psi}, alpha))
             return self._forward(*args, **kwargs)
         finally:
             parameters.update(psi)

@@ -19,7 +19,7 @@ from .models import create_model
 from .run import Run
 from .search import find_signed_mask
 from .settings import Settings
-from .training import TrainingConfig, evaluate, recalibrate, train
+from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
 
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
 
@@ -67,7 +67,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     accelerator = _accelerator(given)
     data = _data(given, accelerator)
     model = _fresh(model_name, data, given)
-    accelerator.print(_cost(model, data, config, training.batch_size))
+    accelerator.print(_cost(model, config, training.batch_size, steps_an_epoch(data.train, training, accelerator)))
     mask = find_signed_mask(
         model,
         data.train,
@@ -132,7 +132,7 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
         **{"model": name, "dataset": data.name, "training": asdict(config)},
     }
     before = _accuracy(model, data, config.batch_size, accelerator)
-    steps = config.epochs * (len(data.train) // config.batch_size // given.gradient_accumulation_steps)
+    steps = config.epochs * steps_an_epoch(data.train, config, accelerator)
     run = Run(given.output_dir, facts, model, accelerator, total_steps=steps)
     path = run.folder / "result.json"
     if not path.exists():
@@ -196,15 +196,13 @@ def _accuracy(model: nn.Module, data: ImageData, batch_size: int, accelerator: A
     return evaluate(model, data.test, accelerator=accelerator)
 
 
-def _cost(model: nn.Module, data: ImageData, config: SignedMaskConfig, batch_size: int) -> str:
+def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int) -> str:
     assert config.rounds is not None
-    epochs = config.warmup_epochs + config.rounds * config.epochs_per_round
-    steps = epochs * (len(data.train) // batch_size)
     size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1) / 1e9  # weights, a moment (Adam has two), masks
     return (
         f"{config.method}, {config.rounds} rounds to {(1 - config.prune_rate) ** config.rounds:.3f} remaining: "
-        f"{epochs} epochs, {steps:,} steps of {batch_size} images; about {size:.2f} GB of checkpoint. "
-        "The hours left stand in the progress bar."
+        f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
+        f"about {size:.2f} GB of checkpoint. The hours left stand in the progress bar."
     )
 
 

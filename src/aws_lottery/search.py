@@ -11,7 +11,7 @@ from .data import Images, ImageSplit, batches
 from .mask import SignedMask
 from .pruner import AWSPruner
 from .run import Run
-from .training import TrainingConfig, evaluate, recalibrate, train
+from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +60,7 @@ def find_signed_mask(
         },
         pruner.model,
         accelerator,
-        total_steps=_steps(data, pruner.config, training, accelerator),
+        total_steps=pruner.config.epochs * steps_an_epoch(data, training, accelerator),
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
         more_state=pruner.state_dict,
@@ -97,11 +97,3 @@ def find_signed_mask(
     mask = pruner.signed_mask()
     pruner.detach()
     return mask
-
-
-def _steps(
-    data: Images | ImageSplit, config: SignedMaskConfig, training: TrainingConfig, accelerator: "Accelerator"
-) -> int:
-    assert config.rounds is not None
-    epochs = config.warmup_epochs + config.rounds * config.epochs_per_round
-    return epochs * (len(data) // training.batch_size // accelerator.gradient_accumulation_steps)

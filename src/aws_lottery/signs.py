@@ -41,7 +41,10 @@ def interpolate(psi: Tensors, psi_init: Tensors, alpha: Tensor | float) -> dict[
         psi_init: name -> its value at initialization, same shapes.
         alpha: in [0, 1]; a 0-d tensor (traced as data by torch.compile) or a float.
     """
-    return {name: psi_init[name].lerp(value, alpha) for name, value in psi.items()}
+    return {
+        name: psi_init[name].lerp(value, alpha.to(value) if isinstance(alpha, Tensor) else alpha)
+        for name, value in psi.items()
+    }
 
 
 def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[str, Tensor]:

@@ -179,6 +179,11 @@ def train(
     return loss
 
 
+def steps_an_epoch(data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator") -> int:
+    """Optimizer steps in an epoch, of all processes together."""
+    return len(data) // config.batch_size // accelerator.gradient_accumulation_steps
+
+
 def _mix(seed: int, epoch: int) -> int:
     """A seed of its own for each epoch, so that an epoch can be taken up without the ones before."""
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
