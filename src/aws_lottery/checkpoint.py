@@ -66,6 +66,11 @@ def load(folder: Path, accelerator: "Accelerator") -> dict[str, Any] | None:
     return state
 
 
+def remove(folder: Path) -> None:
+    """Delete the checkpoint in `folder`, if there is one."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
 def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> bool:
     """Make `folder` the home of a run with these settings; returns whether there is a checkpoint to go on from.
 

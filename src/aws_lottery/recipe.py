@@ -3,8 +3,8 @@
 import argparse
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
-from .data import ImageData, batches, load_data
-from .files import replace_file
+from .data import ImageData, load_data
+from .final import final_training
 from .mask import SignedMask
 from .models import create_model
-from .run import Run
-from .search import find_signed_mask
+from .search import find_signed_mask, round_folder
 from .settings import Settings
-from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
+from .training import TrainingConfig, steps_an_epoch
+from .transfers import TRANSFERS, transfer_
+from .weights import load_weights
 
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
 
@@ -30,6 +31,11 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
     parser.add_argument("--model", choices=list(settings), default=None, help="a network of aws_lottery.create_model")
     parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
+    parser.add_argument(
+        "--batch_size", type=int, default=None, help="over all processes together; default: the paper's"
+    )
+    parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
+    parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
     parser.add_argument("--output_dir", default=None)
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default=None)
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
@@ -49,22 +55,22 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     parser.add_argument(
         "--rounds", type=int, default=None, help="prunes of 20 %% of the survivors; default: the paper's"
     )
+    parser.add_argument("--warmup_epochs", type=int, default=None, help="default: the paper's")
+    parser.add_argument("--epochs_per_round", type=int, default=None, help="default: the paper's")
     parser.add_argument("--push_to_hub", metavar="REPO", help="publish the last mask there")
     given = parser.parse_args()
     model_name = given.model or next(iter(settings))
     paper = settings[model_name]
-    search = {name: getattr(paper, name) for name in ("warmup_epochs", "epochs_per_round", "rounds")}
-    search |= SMOKE if given.smoke else {}
-    search["rounds"] = given.rounds or search["rounds"]
+    search = {name: getattr(paper, name) for name in SMOKE} | (SMOKE if given.smoke else {})
+    search |= {name: value for name in SMOKE if (value := getattr(given, name)) is not None}
     config = SignedMaskConfig(
         method=given.method, protocol=given.protocol, seed=given.seed, architecture=model_name, **search
     )
-    training = replace(paper.search, batch_size=8) if given.smoke else paper.search
-
+    training = _adjusted(paper.search, given)
     if given.output_dir is None:
         given.output_dir = f"runs/{given.dataset.split('/')[-1]}-{model_name}-{given.method}-seed{given.seed}"
     folder = Path(given.output_dir)
-    accelerator = _accelerator(given)
+    accelerator = accelerator_for(given)
     data = _data(given, accelerator)
     model = _fresh(model_name, data, given)
     accelerator.print(_cost(model, config, training.batch_size, steps_an_epoch(data.train, training, accelerator)))
@@ -80,19 +86,11 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
     accelerator.print(
-        f"  python recipes/train_from_mask.py {folder}/round-{config.rounds:02} --dataset {given.dataset}"
+        f"  python recipes/train_from_mask.py {round_folder(folder, config.rounds or 0)} --dataset {given.dataset}"
     )
     if given.push_to_hub and accelerator.is_main_process:
         mask.push_to_hub(given.push_to_hub)
     accelerator.end_training()
-
-
-TRANSFERS: dict[str, Callable[[SignedMask, int], SignedMask | None]] = {
-    "signs": lambda mask, seed: mask,
-    "mask": lambda mask, seed: mask.binary(),
-    "random-signs": lambda mask, seed: mask.with_random_signs(seed),
-    "none": lambda mask, seed: None,
-}
 
 
 def final_main(description: str | None, settings: Mapping[str, Mapping[str, Settings]]) -> None:
@@ -111,51 +109,40 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
     if name is None or name not in settings[given.recipe]:
         parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(settings[given.recipe])}")
     config = settings[given.recipe][name].final
-    config = replace(config, epochs=given.epochs or config.epochs)
-    if given.smoke:
-        config = replace(config, epochs=1, batch_size=8)
+    config = _adjusted(replace(config, epochs=given.epochs or (1 if given.smoke else config.epochs)), given)
     given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
     given.data_seed = given.seed if given.data_seed is None else given.data_seed
     _train_from(mask, name, config, given)
 
 
 def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argparse.Namespace) -> None:
-    """Writes result.json; a run that has one is not run again."""
-    accelerator = _accelerator(given)
+    accelerator = accelerator_for(given)
     data = _data(given, accelerator)
-    model = _fresh(name, data, given).to(accelerator.device)
-    if (transferred := TRANSFERS[given.transfer](mask, given.seed)) is not None:
-        transferred.apply_(model)
-        transferred.held(model)
-    facts = {
-        **{key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed", "data_seed")},
-        **{"model": name, "dataset": data.name, "training": asdict(config)},
-    }
-    before = _accuracy(model, data, config.batch_size, accelerator)
-    steps = config.epochs * steps_an_epoch(data.train, config, accelerator)
-    run = Run(given.output_dir, facts, model, accelerator, total_steps=steps)
-    path = run.folder / "result.json"
-    if not path.exists():
-        with run.stoppable():
-            train(
-                model,
-                data.train,
-                config,
-                accelerator=accelerator,
-                seed=given.data_seed,
-                on_step=run.after_step,
-                resume=run.training,
-            )
-        accuracy = {"before": before, "after": _accuracy(model, data, config.batch_size, accelerator)}
-        kept = {"remaining": mask.remaining, "remaining_total": mask.remaining_total}
-        if accelerator.is_main_process:
-            replace_file(path, (json.dumps({**facts, **kept, "accuracy": accuracy}, indent=2) + "\n").encode())
-    accelerator.wait_for_everyone()
-    accelerator.print(f"{path}: {json.loads(path.read_text())['accuracy']}")
+    model, transfer = _fresh(name, data, given), TRANSFERS[given.transfer]
+    weights = load_weights(given.mask, mask) if transfer.needs_weights else None
+    transfer_(model, transfer, mask, weights=weights, seed=given.seed)
+    facts = {key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed")}
+    facts |= {"model": name, "remaining": mask.remaining, "remaining_total": mask.remaining_total}
+    result = final_training(
+        model,
+        data,
+        config,
+        output_dir=given.output_dir,
+        accelerator=accelerator,
+        facts=facts,
+        seed=given.data_seed,
+    )
+    accelerator.print(f"{given.output_dir}: {json.dumps(result, indent=2)}")
     accelerator.end_training()
 
 
-def _accelerator(given: argparse.Namespace) -> Any:
+def _adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConfig:
+    """With what the command line says otherwise than the paper."""
+    batch_size = given.batch_size or (8 if given.smoke else config.batch_size)
+    return replace(config, batch_size=batch_size, learning_rate=given.learning_rate or config.learning_rate)
+
+
+def accelerator_for(given: argparse.Namespace) -> Any:
     from accelerate import Accelerator, DataLoaderConfiguration
 
     logging.basicConfig(format="%(message)s")
@@ -178,7 +165,8 @@ def _data(given: argparse.Namespace, accelerator: Any) -> ImageData:
     source = made_up_images(32) if given.smoke else given.dataset
     if source is None:
         raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
-    return load_data(source, workers=given.workers).to(accelerator.device)
+    data = load_data(source, workers=given.workers, max_train_samples=given.max_train_samples)
+    return data.to(accelerator.device)
 
 
 def _fresh(name: str, data: ImageData, given: argparse.Namespace) -> nn.Module:
@@ -189,11 +177,6 @@ def _fresh(name: str, data: ImageData, given: argparse.Namespace) -> nn.Module:
     if given.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
     return model
-
-
-def _accuracy(model: nn.Module, data: ImageData, batch_size: int, accelerator: Any) -> float:
-    recalibrate(model, batches(data.train, batch_size, seed=0))
-    return evaluate(model, data.test, accelerator=accelerator)
 
 
 def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int) -> str:

@@ -4,12 +4,12 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
@@ -24,8 +24,16 @@ class Interrupted(SystemExit):
     """The run was told to stop (SIGTERM, SIGINT) and has saved a checkpoint. Exit status 128 + signal."""
 
 
+class FolderBusy(RuntimeError):
+    """Another process has a run under way in the output folder."""
+
+
 class Run:
-    """Writes run.json, metrics.jsonl and checkpoint.pt; the same settings in the same folder go on where it was."""
+    """Writes run.json, metrics.jsonl and checkpoint.pt; the same settings in the same folder go on where it was.
+
+    To be used in a `with` block: SIGTERM and SIGINT ask in it for a checkpoint and an orderly end, a second one ends at
+    once; the folder is free again after it.
+    """
 
     def __init__(
         self,
@@ -47,7 +55,7 @@ class Run:
             total_steps: optimizer steps, for the progress bar.
             resume: False refuses a folder that holds a run.
             checkpoint_seconds: least time between checkpoints of a training under way.
-        Raises: CheckpointError if the folder holds another run.
+        Raises: CheckpointError if the folder holds another run; FolderBusy if a run is under way in it.
         """
         self.folder, self.model, self.accelerator = Path(folder), model, accelerator
         self.checkpoint_seconds, self.more_state = checkpoint_seconds, more_state
@@ -57,9 +65,15 @@ class Run:
             "mixed_precision": accelerator.mixed_precision,
             "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         }
-        with accelerator.main_process_first():
-            checkpoint.claim(self.folder, settings, resume=resume or not accelerator.is_main_process)
-        state = checkpoint.load(self.folder, accelerator) or {}
+        self._lock = FileLock(self.folder / ".lock")
+        self._take_lock()
+        try:
+            with accelerator.main_process_first():
+                checkpoint.claim(self.folder, settings, resume=resume or not accelerator.is_main_process)
+            state = checkpoint.load(self.folder, accelerator) or {}
+        except checkpoint.CheckpointError:
+            self._lock.release()
+            raise
         self.steps: int = state.get("steps", 0)
         self.training: dict[str, Any] | None = state.get("training")  # the training that was under way
         self.more: Any = state.get("more")  # what more_state gave
@@ -102,6 +116,10 @@ class Run:
         checkpoint.save(self.folder, state, self.accelerator)
         self.saved_at = time.monotonic()
 
+    def remove_checkpoint(self) -> None:
+        """For a run whose result is kept elsewhere."""
+        checkpoint.remove(self.folder)
+
     def log(self, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, and whatever trackers the accelerator has."""
         self.accelerator.log(dict(metrics), step=self.steps)
@@ -109,22 +127,36 @@ class Run:
             with self._metrics.open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
 
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a checkpoint and an orderly end; a second one ends at once."""
+    def __enter__(self) -> "Run":
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
+        self._handlers = {number: signal.signal(number, self._ask) for number in signals}
+        return self
 
-        def ask(number: int, frame: object) -> None:
-            self.stopping = signal.Signals(number)
-            signal.signal(number, before[self.stopping])
+    def __exit__(self, *error: object) -> None:
+        self.progress.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._lock.release()
 
-        signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, ask) for number in signals}
-        try:
-            yield
-        finally:
-            self.progress.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _ask(self, number: int, frame: object) -> None:
+        self.stopping = signal.Signals(number)
+        signal.signal(number, self._handlers[self.stopping])
+
+    def _take_lock(self) -> None:
+        """One run at a time: two would write over each other."""
+        busy = False
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                busy = True
+        if self._any(busy):
+            self._lock.release()
+            raise FolderBusy(
+                f"another process has a run under way in {self.folder}; wait for it, or take another folder"
+            )
 
     def _any(self, mine: bool) -> bool:
         """Whether it is so on any process, known to all."""

@@ -12,9 +12,15 @@ from .mask import SignedMask
 from .pruner import AWSPruner
 from .run import Run
 from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
+from .weights import save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+def round_folder(output_dir: str | Path, index: int) -> Path:
+    """Where a search leaves the signed mask of round `index`."""
+    return Path(output_dir) / f"round-{index:02}"
 
 
 def find_signed_mask(
@@ -32,9 +38,10 @@ def find_signed_mask(
 ) -> SignedMask:
     """Search for a signed mask by `config.method`, and leave the model with its trained sparse weights.
 
-    Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round, `metrics.jsonl` (a
-    line a stage), `run.json` (the settings) and `checkpoint.pt`. Started again with the same settings it goes on where
-    it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never was.
+    Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round and the weights that
+    survived it (`load_weights`), `metrics.jsonl` (a line a stage), `run.json` (the settings) and `checkpoint.pt`. Started
+    again with the same settings it goes on where it was; killed at any moment, a run on CPU ends with the same signs, bit
+    for bit, as one that never was.
 
     Args:
         model: freshly initialized.
@@ -46,7 +53,8 @@ def find_signed_mask(
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
     Returns: the signed mask of the last round.
     Raises: CheckpointError if output_dir holds a run with other settings, or the disk is full; FloatingPointError if
-        the loss is NaN or infinite, before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT.
+        the loss is NaN or infinite, before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT;
+        FolderBusy if a search is under way in output_dir.
     """
     model.to(accelerator.device)
     pruner = AWSPruner(model, config)
@@ -70,10 +78,12 @@ def find_signed_mask(
 
     def keep(index: int, mask: SignedMask) -> None:
         if accelerator.is_main_process:
-            mask.save_pretrained(run.folder / f"round-{index:02}")
+            folder = round_folder(run.folder, index)
+            mask.save_pretrained(folder)
+            save_weights(folder, pruner.model, mask)
 
     under_way = run.training
-    with run.stoppable():
+    with run:
         for stage in pruner.rounds(on_mask=keep):
             if under_way is None:
                 run.save()

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def some(self, count: int) -> "Rows":
+        """`count` rows drawn at random, always the same; all of them if there are no more.
+
+        Raises: ValueError for less than 1.
+        """
+        if count < 1:
+            raise ValueError(f"load_data: max_train_samples must be 1 or more, got {count}")
+        order = np.random.default_rng(0).permutation(len(self))[:count]
+        return replace(self, dataset=self.dataset.select(np.sort(order)))
 
     def labels(self) -> Tensor:
         """(N,) int64."""

@@ -71,6 +71,7 @@ def load_data(
     train_split: str | None = None,
     test_split: str | None = None,
     test_share: float | None = None,
+    max_train_samples: int | None = None,
     augmentation: Augmentation | None = None,
     mean: Triple | None = None,
     std: Triple | None = None,
@@ -90,6 +91,7 @@ def load_data(
         train_split: None: found (`columns.find_splits`).
         test_split: likewise.
         test_share: hold out this share of the train split to measure on, always the same rows.
+        max_train_samples: train on so many images at most, drawn at random, always the same.
         augmentation: None: the paper's, by the data set's name or else by its images' size.
         mean: per channel of pixels from 0 to 1; None: as published, else measured on the train split.
         std: likewise.
@@ -107,6 +109,8 @@ def load_data(
         parts, image=image, label=label, train_split=train_split, test_split=test_split, test_share=test_share
     )
     num_classes = count_classes(train, test)
+    if max_train_samples is not None:
+        train = train.some(max_train_samples)
     row, sizes = known(name), _sizes(train)
     rules = augmentation or (row.augmentation if row else augmentation_for(min(map(min, sizes))))
     taken = (len(train) + len(test)) * 3 * rules.stored_size**2

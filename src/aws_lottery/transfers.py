@@ -1,0 +1,118 @@
+"""Where a final training starts: what theta takes over from a search, and what stays as freshly initialized."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .bare import bare_model, parameters_of
+from .facts import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED
+from .mask import SignedMask
+from .partition import norm_parameters
+
+SHIFTED_BIAS = 0.1  # of normalization layers in psi*_init (Appendix A)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """theta = [phi, psi] before the final training; a search found theta_T, m_T and s_T.
+
+    Args:
+        condition: what tables, plots and cards call it.
+        mask: takes the signed mask s_T and the seed to the mask that is applied; None: a dense network.
+        phi: magnitudes outside normalization: those of the fresh `init`, or those `found`.
+        psi: parameters of normalization: those of the `init`; as `found`; |psi_init| with the signs found (`signs`, which
+            the paper's formula says, taken literally); or psi*_init with the signs found (`shifted`: scale 1, bias 0.1).
+    """
+
+    condition: str
+    mask: Callable[[SignedMask, int], SignedMask] | None
+    phi: Literal["init", "found"] = "init"
+    psi: Literal["init", "found", "signs", "shifted"] = "init"
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it takes trained weights, not only the signed mask."""
+        return self.phi == "found" or self.psi != "init"
+
+
+def _found(mask: SignedMask, seed: int) -> SignedMask:
+    return mask
+
+
+def _mask_only(mask: SignedMask, seed: int) -> SignedMask:
+    return mask.binary()
+
+
+def _random_signs(mask: SignedMask, seed: int) -> SignedMask:
+    return mask.with_random_signs(seed)
+
+
+def _shuffled(mask: SignedMask, seed: int) -> SignedMask:
+    """As many weights in each layer, in random places."""
+    generator, binary = torch.Generator().manual_seed(seed), mask.binary()
+    places = {name: torch.randperm(value.numel(), generator=generator) for name, value in binary.items()}
+    values = {name: value.flatten()[places[name]].view_as(value) for name, value in binary.items()}
+    return SignedMask(values, binary.config, parameters=binary.parameters, signed=False)
+
+
+TRANSFERS: dict[str, Transfer] = {
+    "dense": Transfer(DENSE, None),
+    "solution": Transfer("solution", _found, phi="found", psi="found"),
+    "signs": Transfer(SIGNED, _found),
+    "mask": Transfer(MASK_ONLY, _mask_only),
+    "signs-norm": Transfer("fresh + signed mask, norm kept", _found, psi="found"),  # Figure 2
+    "signs-norm-signs": Transfer("fresh + signed mask, norm signs too", _found, psi="signs"),
+    "signs-norm-shifted": Transfer("fresh + signed mask, norm shifted", _found, psi="shifted"),  # Figure 5
+    "random-signs": Transfer(RANDOM_SIGNS, _random_signs),
+    "shuffled-mask": Transfer("fresh + shuffled mask", _shuffled),
+    "magnitudes": Transfer("solution, random signs", _random_signs, phi="found", psi="found"),
+}
+
+
+@torch.no_grad()
+def transfer_(
+    model: nn.Module,
+    transfer: Transfer,
+    mask: SignedMask,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> None:
+    """Turn a freshly initialized `model` into the start of a final training, held to its mask (SignedMask.held).
+
+    Args:
+        weights: name -> trained parameter, theta_T; needed by a transfer that says so.
+        seed: of random signs and shuffles.
+    Raises: ValueError if trained weights are needed and not given, or do not fit.
+    """
+    if transfer.mask is None:
+        return
+    if transfer.needs_weights:
+        _take_found_(model, transfer, weights)
+    chosen = transfer.mask(mask, seed)
+    chosen.apply_(model)
+    chosen.held(model)
+
+
+def _take_found_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Tensor] | None) -> None:
+    if weights is None:
+        raise ValueError(f"'{transfer.condition}' takes trained weights: give those of the search (find_signed_mask)")
+    model = bare_model(model)
+    psi = norm_parameters(model)
+    for name, parameter in parameters_of(model).items():
+        if name not in weights or weights[name].shape != parameter.shape:
+            there = tuple(weights[name].shape) if name in weights else "missing"
+            raise ValueError(f"trained weight '{name}' is {there}, the model has {tuple(parameter.shape)}")
+        found = weights[name].to(parameter)
+        if name not in psi:
+            if transfer.phi == "found":
+                parameter.copy_(found)
+        elif transfer.psi == "found":
+            parameter.copy_(found)
+        elif transfer.psi == "shifted":
+            parameter.copy_(found.sign() * (SHIFTED_BIAS if name.endswith("bias") else 1.0))
+        elif transfer.psi == "signs":
+            parameter.copy_(parameter.abs() * found.sign())

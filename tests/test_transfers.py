@@ -1,0 +1,103 @@
+"""Where a final training starts, by eye; and the weights kept beside a mask."""
+
+import pytest
+import torch
+from torch import nn
+
+from aws_lottery import SignedMask
+from aws_lottery.holding import held_by
+from aws_lottery.transfers import TRANSFERS, transfer_
+from aws_lottery.weights import load_weights, save_weights
+
+
+def network(weight: list[float], scale: float, bias: float) -> nn.Sequential:
+    """A prunable linear map of one output, a norm, a classifier of weight 1 and bias 0."""
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.BatchNorm1d(1), nn.Linear(1, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([weight]))
+        model[1].weight.fill_(scale)
+        model[1].bias.fill_(bias)
+        model[2].weight.fill_(1.0)
+        model[2].bias.fill_(0.0)
+    return model
+
+
+def found() -> nn.Sequential:
+    model = network([-5.0, 0.0, 6.0, -7.0], scale=-0.5, bias=0.25)
+    with torch.no_grad():
+        model[2].weight.fill_(-8.0)
+    return model
+
+
+def start(transfer: str, **options) -> nn.Sequential:
+    model, trained = network([1.0, -2.0, -3.0, -4.0], scale=1.0, bias=0.0), found()
+    weights = {name: parameter.detach() for name, parameter in trained.named_parameters()}
+    transfer_(model, TRANSFERS[transfer], SignedMask.from_model(trained), weights=weights, **options)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("transfer", "weight", "psi", "classifier"),
+    [
+        ("dense", [1.0, -2.0, -3.0, -4.0], (1.0, 0.0), 1.0),
+        ("solution", [-5.0, 0.0, 6.0, -7.0], (-0.5, 0.25), -8.0),
+        ("signs", [-1.0, 0.0, 3.0, -4.0], (1.0, 0.0), -1.0),
+        ("mask", [1.0, 0.0, -3.0, -4.0], (1.0, 0.0), 1.0),
+        ("signs-norm", [-1.0, 0.0, 3.0, -4.0], (-0.5, 0.25), -1.0),
+        ("signs-norm-signs", [-1.0, 0.0, 3.0, -4.0], (-1.0, 0.0), -1.0),
+        ("signs-norm-shifted", [-1.0, 0.0, 3.0, -4.0], (-1.0, 0.1), -1.0),
+    ],
+)
+def test_a_start_takes_what_its_row_says(transfer, weight, psi, classifier):
+    model = start(transfer)
+    assert model[0].weight.tolist() == [weight]
+    assert (model[1].weight.item(), model[1].bias.item()) == pytest.approx(psi)
+    assert model[2].weight.item() == classifier
+
+
+def test_random_signs_keep_magnitudes_and_zeros():
+    fresh, solution = start("random-signs", seed=1), start("magnitudes", seed=1)
+    assert fresh[0].weight.abs().tolist() == [[1.0, 0.0, 3.0, 4.0]]
+    assert solution[0].weight.abs().tolist() == [[5.0, 0.0, 6.0, 7.0]]
+    assert fresh[0].weight.sign().tolist() == solution[0].weight.sign().tolist()
+    assert len({tuple(start("random-signs", seed=seed)[0].weight.sign().flatten().tolist()) for seed in range(8)}) > 1
+
+
+def test_a_shuffled_mask_leaves_as_many_weights_elsewhere_with_the_signs_of_the_init():
+    models = [start("shuffled-mask", seed=seed) for seed in range(8)]
+    assert {int((model[0].weight == 0).sum()) for model in models} == {1}
+    assert len({int((model[0].weight == 0).nonzero()[0, 1]) for model in models}) > 1
+    assert all(
+        value in (0.0, init) for value, init in zip(models[0][0].weight[0].tolist(), [1, -2, -3, -4], strict=True)
+    )
+
+
+@pytest.mark.parametrize("transfer", [name for name in TRANSFERS if name != "dense"])
+def test_a_start_is_held_to_its_mask(transfer):
+    assert held_by(start(transfer)) is not None
+
+
+def test_dense_is_not_held():
+    assert held_by(start("dense")) is None
+
+
+def test_trained_weights_that_are_missing_or_do_not_fit_are_named():
+    mask, model = SignedMask.from_model(found()), network([1.0] * 4, 1.0, 0.0)
+    with pytest.raises(ValueError, match="takes trained weights: give those of the search"):
+        transfer_(model, TRANSFERS["solution"], mask)
+    weights = {name: parameter.detach() for name, parameter in found().named_parameters()}
+    with pytest.raises(ValueError, match=r"trained weight '1.bias' is \(3,\), the model has \(1,\)"):
+        transfer_(model, TRANSFERS["solution"], mask, weights={**weights, "1.bias": torch.zeros(3)})
+
+
+def test_weights_are_kept_beside_their_mask_without_the_pruned_ones(tmp_path):
+    model = found()
+    mask = SignedMask.from_model(model)
+    save_weights(tmp_path, model, mask)
+    back = load_weights(tmp_path, mask)
+    assert all(torch.equal(back[name], parameter) for name, parameter in model.named_parameters())
+    other = SignedMask.from_model(network([1.0] * 4, 1.0, 0.0))
+    with pytest.raises(ValueError, match=r"'0\.weight' has 3 weights, the mask leaves 4; are the two of one search"):
+        load_weights(tmp_path, other)
+    with pytest.raises(FileNotFoundError, match=r"no weights\.safetensors in"):
+        load_weights(tmp_path / "elsewhere", mask)
