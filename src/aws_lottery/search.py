@@ -1,13 +1,16 @@
 """`find_signed_mask`: a whole search on accelerate, that survives being killed."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from .config import SignedMaskConfig
 from .data import Images, ImageSplit, batches
+from .facts import provenance
 from .mask import SignedMask
 from .pruner import AWSPruner
 from .run import Run
@@ -35,13 +38,14 @@ def find_signed_mask(
     seed: int = 0,
     resume: bool = True,
     checkpoint_seconds: float = 300.0,
+    told: Mapping[str, Any] = MappingProxyType({}),
 ) -> SignedMask:
     """Search for a signed mask by `config.method`, and leave the model with its trained sparse weights.
 
     Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round and the weights that
-    survived it (`load_weights`), `metrics.jsonl` (a line a stage), `run.json` (the settings) and `checkpoint.pt`. Started
-    again with the same settings it goes on where it was; killed at any moment, a run on CPU ends with the same signs, bit
-    for bit, as one that never was.
+    survived it (`load_weights`), `metrics.jsonl` (a line a stage), `run.json` (the settings) and `checkpoint.pt`.
+    Started again with the same settings it goes on where it was; killed at any moment, a run on CPU ends with the same
+    signs, bit for bit, as one that never was.
 
     Args:
         model: freshly initialized.
@@ -51,6 +55,7 @@ def find_signed_mask(
         seed: of the data order.
         resume: False refuses an output_dir that holds a run.
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
+        told: of the search, for the cards of its masks: fields of `Provenance` that a machine can't know.
     Returns: the signed mask of the last round.
     Raises: CheckpointError if output_dir holds a run with other settings, or the disk is full; FloatingPointError if
         the loss is NaN or infinite, before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT;
@@ -78,6 +83,7 @@ def find_signed_mask(
 
     def keep(index: int, mask: SignedMask) -> None:
         if accelerator.is_main_process:
+            mask.provenance = provenance(**{"training": asdict(training), **told})
             folder = round_folder(run.folder, index)
             mask.save_pretrained(folder)
             save_weights(folder, pruner.model, mask)

@@ -23,8 +23,8 @@ class Transfer:
         condition: what tables, plots and cards call it.
         mask: takes the signed mask s_T and the seed to the mask that is applied; None: a dense network.
         phi: magnitudes outside normalization: those of the fresh `init`, or those `found`.
-        psi: parameters of normalization: those of the `init`; as `found`; |psi_init| with the signs found (`signs`, which
-            the paper's formula says, taken literally); or psi*_init with the signs found (`shifted`: scale 1, bias 0.1).
+        psi: parameters of normalization: those of the `init`; as `found`; |psi_init| with the signs found (`signs`:
+            the paper's formula, taken literally); or psi*_init with the signs found (`shifted`: scale 1, bias 0.1).
     """
 
     condition: str

@@ -34,6 +34,7 @@ class Architecture:
 # their 3,599,686 less 1,088 in a layer that their forward never uses.
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": Architecture(partial(ResNet, 18), 11_689_512, 11_173_962),
+    "resnet8": Architecture(partial(CifarResNet, 8), None, 75_290, sized_by=None),  # counted by hand
     "resnet20": Architecture(partial(CifarResNet, 20), None, 269_722, sized_by=None),
     "resnet32": Architecture(partial(CifarResNet, 32), None, 464_154, sized_by=None),
     "resnet50": Architecture(partial(ResNet, 50), 25_557_032, 23_520_842),
