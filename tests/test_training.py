@@ -66,6 +66,26 @@ def test_the_same_noise_gives_the_same_network_and_another_another(make_convnet,
     assert not torch.equal(trained(1), trained(2))
 
 
+@pytest.mark.parametrize("schedule", ["multistep", "cosine"])
+def test_a_training_goes_on_from_after_any_step_to_the_same_network(make_convnet, data, accelerator, schedule):
+    """From after the last step of an epoch and of the training, too."""
+    start, points = make_convnet(), []
+    config = TrainingConfig(epochs=3, batch_size=8, schedule=schedule)
+
+    def remember(training):
+        points.append(copy.deepcopy((training.state_dict(), model.state_dict())))
+
+    model = copy.deepcopy(start)
+    loss = train(model, data, config, accelerator=accelerator, seed=0, on_step=remember)
+    assert [state["epoch"] for state, _ in points] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+    whole = model.state_dict()
+    for state, weights in points:
+        model = copy.deepcopy(start)
+        model.load_state_dict(weights)
+        assert train(model, data, config, accelerator=accelerator, seed=0, resume=copy.deepcopy(state)) == loss
+        assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+
+
 def test_training_leaves_an_unwrapped_model_that_can_train_again(convnet, data, accelerator):
     for seed in (1, 2):
         train(convnet, data, TrainingConfig(epochs=1, batch_size=8), accelerator=accelerator, seed=seed)

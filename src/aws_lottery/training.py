@@ -85,6 +85,7 @@ class Training:
         self.network, self.optimizer = accelerator.prepare(model, optimizer)
         self.epoch = self.step = 0  # done, of the training and of the epoch
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
+        self.loss = math.nan  # mean over the last epoch that is done
 
     def state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -92,13 +93,14 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "total_loss": self.total_loss,
+            "loss": self.loss,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
         self.total_loss.copy_(state["total_loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -133,13 +135,12 @@ class Training:
         self.step += 1
         return self.accelerator.sync_gradients
 
-    def end_epoch(self) -> float:
-        """Returns the epoch's mean loss, checked."""
-        loss = self.mean_loss()
+    def end_epoch(self) -> None:
+        """Raises: FloatingPointError if the epoch's mean loss is NaN or infinite."""
+        self.loss = self.mean_loss()
         self.schedule.step()
         self.epoch, self.step = self.epoch + 1, 0
         self.total_loss.zero_()
-        return loss
 
 
 def train(
@@ -166,17 +167,18 @@ def train(
     training = Training(model, config, accelerator)
     if resume is not None:
         training.load_state_dict(resume)
-    loss = math.nan
     while training.epoch < config.epochs:
         training.network.train()
         loader = accelerator.prepare(batches(data, config.batch_size, seed=_mix(seed, training.epoch)))
         for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
-            if training.learn(images, labels):
+            stepped = training.learn(images, labels)
+            if training.step == len(loader):
+                training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
+            if stepped:
                 on_step(training)
-        loss = training.end_epoch()
     accelerator.unwrap_model(training.network, keep_fp32_wrapper=False)
     accelerator.free_memory()
-    return loss
+    return training.loss
 
 
 def steps_an_epoch(data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator") -> int:
