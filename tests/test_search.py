@@ -78,7 +78,7 @@ def dict_of(mask) -> dict:
     return {name: mask[name].tolist() for name in mask}
 
 
-def killed_at(step: int, folder: Path, how: int = signal.SIGKILL) -> int | None:
+def killed_at(step: int, folder: Path, how: int = signal.SIGKILL, **options) -> int | None:
     """Exit code of a search, in a process of its own, that sends itself a signal after some steps."""
     after_step, steps = Run.after_step, count(1)
 
@@ -89,7 +89,7 @@ def killed_at(step: int, folder: Path, how: int = signal.SIGKILL) -> int | None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "after_step", counting)
-        process = multiprocessing.get_context("fork").Process(target=search, args=(folder,))
+        process = multiprocessing.get_context("fork").Process(target=search, args=(folder,), kwargs=options)
         process.start()
         process.join()
     return process.exitcode
@@ -100,6 +100,13 @@ def test_a_killed_run_goes_on_to_the_same_mask_bit_for_bit(whole, tmp_path, step
     assert killed_at(step, tmp_path) == -signal.SIGKILL
     assert dict_of(search(tmp_path)) == dict_of(whole[0])
     assert metrics(tmp_path) == metrics(whole[1])
+
+
+def test_a_killed_run_goes_on_to_the_same_average(tmp_path):
+    training = TrainingConfig(batch_size=8, ema_decay=0.8)
+    expected = search(tmp_path / "whole", training=training)
+    assert killed_at(14, tmp_path / "cut", training=training) == -signal.SIGKILL
+    assert dict_of(search(tmp_path / "cut", training=training)) == dict_of(expected)
 
 
 def test_sigterm_saves_and_leaves_with_a_message(whole, tmp_path, capfd):

@@ -66,11 +66,13 @@ def test_the_same_noise_gives_the_same_network_and_another_another(make_convnet,
     assert not torch.equal(trained(1), trained(2))
 
 
-@pytest.mark.parametrize("schedule", ["multistep", "cosine"])
-def test_a_training_goes_on_from_after_any_step_to_the_same_network(make_convnet, data, accelerator, schedule):
+@pytest.mark.parametrize(("schedule", "ema_decay"), [("multistep", None), ("cosine", 0.9)])
+def test_a_training_goes_on_from_after_any_step_to_the_same_network(
+    make_convnet, data, accelerator, schedule, ema_decay
+):
     """From after the last step of an epoch and of the training, too."""
     start, points = make_convnet(), []
-    config = TrainingConfig(epochs=3, batch_size=8, schedule=schedule)
+    config = TrainingConfig(epochs=3, batch_size=8, schedule=schedule, ema_decay=ema_decay)
 
     def remember(training):
         points.append(copy.deepcopy((training.state_dict(), model.state_dict())))
@@ -84,6 +86,42 @@ def test_a_training_goes_on_from_after_any_step_to_the_same_network(make_convnet
         model.load_state_dict(weights)
         assert train(model, data, config, accelerator=accelerator, seed=0, resume=copy.deepcopy(state)) == loss
         assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+
+
+def test_a_training_with_ema_decay_ends_at_the_moving_average(make_convnet, data, accelerator):
+    start, seen = make_convnet(), []
+
+    def trained(**options):
+        model = copy.deepcopy(start)
+        train(model, data, TrainingConfig(epochs=2, batch_size=8, **options), accelerator=accelerator, seed=0, **watch)
+        return dict(model.named_parameters())
+
+    watch = {"on_step": lambda training: seen.append(copy.deepcopy(dict(training.network.named_parameters())))}
+    last = trained()
+    assert torch.equal(seen[-1]["0.weight"], last["0.weight"])
+    watch = {}
+    averaged = trained(ema_decay=0.75)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {name: 0.75 * value + 0.25 * weights[name] for name, value in expected.items()}
+    torch.testing.assert_close(averaged, expected)
+    assert not torch.equal(averaged["0.weight"], last["0.weight"])
+    assert torch.equal(trained(ema_decay=0.0)["0.weight"], last["0.weight"])
+
+
+def test_a_search_with_ema_decay_keeps_what_is_pruned_at_0_and_psi_init_as_it_is(convnet, data, accelerator):
+    pruner = AWSPruner(convnet, SignedMaskConfig(rounds=2))
+    config = TrainingConfig(epochs=2, batch_size=8, schedule="constant", ema_decay=0.9)
+    for stage in pruner.rounds():
+        train(convnet, data, config, accelerator=accelerator, seed=stage.index)
+        for name, mask in pruner.masks.items():
+            weight = convnet.get_parameter(name)
+            assert not weight[mask == 0].count_nonzero()
+            assert weight[mask == 1].count_nonzero() == mask.sum()
+    assert pruner.remaining == pytest.approx(0.64, abs=2e-3)
+    state = pruner.state_dict()["interpolation"]
+    assert state["1._aws_init_weight"].tolist() == [1.0] * 8
+    assert pruner.signed_mask()["3.weight"].count_nonzero() == pruner.masks["3.weight"].sum()
 
 
 def test_training_leaves_an_unwrapped_model_that_can_train_again(convnet, data, accelerator):
@@ -113,6 +151,12 @@ def test_unknown_optimizers_and_schedules_are_refused():
         TrainingConfig(optimizer="lion")
     with pytest.raises(ValueError, match="schedule must be one of constant, multistep, cosine"):
         TrainingConfig(schedule="linear")
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_an_ema_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match=r"ema_decay must be in \[0, 1\) or None, got"):
+        TrainingConfig(ema_decay=decay)
 
 
 def test_accuracy_is_a_percentage():

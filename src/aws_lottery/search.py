@@ -50,7 +50,8 @@ def find_signed_mask(
     Args:
         model: freshly initialized.
         training: optimizer, learning rate and batch size of every stage; its epochs and schedule are not used: the
-            stages have their own length and a constant rate (Section 4.1).
+            stages have their own length and a constant rate (Section 4.1). With its ema_decay every stage ends at the
+            average of its weights: that is what is measured, pruned and signed, and where the next stage starts.
         test_data: measured after each stage, with BatchNorm re-estimated on `data`; None: nothing is measured.
         seed: of the data order.
         resume: False refuses an output_dir that holds a run.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .bare import bare_model
 from .data import Images, ImageSplit, batches
@@ -34,7 +35,9 @@ class TrainingConfig:
         milestones: shares of `epochs` after which `multistep` multiplies the learning rate by 0.1.
         batch_size: over all processes together.
         max_grad_norm: gradients are clipped to this global norm; None: not at all.
-    Raises: ValueError for an unknown optimizer or schedule.
+        ema_decay: in [0, 1): the training ends at the exponential moving average of its weights, from the first
+            optimizer step on (docs/notes/averaged-weights.md); None: at the last weights.
+    Raises: ValueError for an unknown optimizer or schedule, or an ema_decay out of range.
     """
 
     epochs: int = 100
@@ -46,6 +49,7 @@ class TrainingConfig:
     milestones: tuple[float, ...] = (0.5, 0.75)
     batch_size: int = 128
     max_grad_norm: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         for name, rows in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
@@ -53,6 +57,8 @@ class TrainingConfig:
                 raise ValueError(
                     f"TrainingConfig: {name} must be one of {', '.join(rows)}, got {getattr(self, name)!r}"
                 )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"TrainingConfig: ema_decay must be in [0, 1) or None, got {self.ema_decay}")
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], TrainingConfig], Optimizer]] = {
@@ -86,6 +92,7 @@ class Training:
         self.epoch = self.step = 0  # done, of the training and of the epoch
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
         self.loss = math.nan  # mean over the last epoch that is done
+        self.average: list[Tensor] | None = None  # of the parameters, from the first optimizer step on
 
     def state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -94,6 +101,7 @@ class Training:
             "step": self.step,
             "total_loss": self.total_loss,
             "loss": self.loss,
+            "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -102,6 +110,8 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
         self.total_loss.copy_(state["total_loss"])
+        if state["average"] is not None:
+            self.average = [value.to(self.accelerator.device, copy=True) for value in state["average"]]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
@@ -131,9 +141,27 @@ class Training:
                 self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
+        if self.config.ema_decay is not None and self.accelerator.sync_gradients:
+            self._take_into_average(self.config.ema_decay)
         self.total_loss += loss.detach()
         self.step += 1
         return self.accelerator.sync_gradients
+
+    def _take_into_average(self, decay: float) -> None:
+        """Of tensors, not of a copy of the model, which would bring a hold and a stream of alpha of its own."""
+        if self.optimizer.step_was_skipped:  # by the loss scaler of fp16
+            return
+        parameters = list(self.network.parameters())
+        if self.average is None:
+            self.average = [parameter.detach().clone() for parameter in parameters]
+        else:
+            get_ema_multi_avg_fn(decay)(self.average, parameters, None)
+
+    @torch.no_grad()
+    def put_average_(self) -> None:
+        """Leave the averaged weights in the network, if there are any."""
+        for parameter, value in zip(self.network.parameters(), self.average or (), strict=False):
+            parameter.copy_(value)
 
     def end_epoch(self) -> None:
         """Raises: FloatingPointError if the epoch's mean loss is NaN or infinite."""
@@ -153,7 +181,7 @@ def train(
     on_step: Callable[[Training], Any] = lambda training: None,
     resume: dict[str, Any] | None = None,
 ) -> float:
-    """Train `model` in place: A(theta, u).
+    """Train `model` in place: A(theta, u). With `config.ema_decay` it ends at the averaged weights.
 
     Args:
         seed: u, the data order; apart from the seed of the initialization.
@@ -176,6 +204,7 @@ def train(
                 training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
             if stepped:
                 on_step(training)
+    training.put_average_()
     accelerator.unwrap_model(training.network, keep_fp32_wrapper=False)
     accelerator.free_memory()
     return training.loss
