@@ -40,6 +40,7 @@ def test_the_small_image_form_has_the_usual_number_of_parameters(name):
 def test_the_networks_are_those_of_the_paper_with_the_known_parameter_counts():
     assert {name: (row.parameters, row.small_parameters) for name, row in ARCHITECTURES.items()} == {
         "resnet18": (11_689_512, 11_173_962),
+        "resnet8": (None, 75_290),
         "resnet20": (None, 269_722),  # 0.27 M
         "resnet32": (None, 464_154),  # 0.46 M
         "resnet50": (25_557_032, 23_520_842),

@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     from .config import METHODS as METHODS
     from .config import PROTOCOLS as PROTOCOLS
     from .config import SignedMaskConfig as SignedMaskConfig
+    from .connectivity import Barrier as Barrier
+    from .connectivity import error_barrier as error_barrier
+    from .connectivity import sgd_stability as sgd_stability
     from .data import load_data as load_data
     from .facts import Provenance as Provenance
     from .facts import Result as Result
     from .facts import provenance as provenance
+    from .gem import GemMiner as GemMiner
+    from .gem import pruner_for as pruner_for
     from .holding import Hold as Hold
     from .hub import HubError as HubError
     from .mask import SignedMask as SignedMask
@@ -36,8 +41,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "config": ("METHODS", "PROTOCOLS", "SignedMaskConfig"),
+    "connectivity": ("Barrier", "error_barrier", "sgd_stability"),
     "facts": ("Provenance", "Result", "provenance"),
     "data": ("load_data",),
+    "gem": ("GemMiner", "pruner_for"),
     "holding": ("Hold",),
     "hub": ("HubError",),
     "mask": ("SignedMask",),

@@ -11,8 +11,8 @@ from torch import nn
 from .config import SignedMaskConfig
 from .data import Images, ImageSplit, batches
 from .facts import provenance
+from .gem import pruner_for
 from .mask import SignedMask
-from .pruner import AWSPruner
 from .run import Run
 from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
 from .weights import save_weights
@@ -63,7 +63,7 @@ def find_signed_mask(
         FolderBusy if a search is under way in output_dir.
     """
     model.to(accelerator.device)
-    pruner = AWSPruner(model, config)
+    pruner = pruner_for(model, config)
     run = Run(
         output_dir,
         {
@@ -87,7 +87,7 @@ def find_signed_mask(
             mask.provenance = provenance(**{"training": asdict(training), **told})
             folder = round_folder(run.folder, index)
             mask.save_pretrained(folder)
-            save_weights(folder, pruner.model, mask)
+            save_weights(folder, pruner.sparse_copy(), mask)
 
     under_way = run.training
     with run:
