@@ -12,10 +12,11 @@ PRUNABLE_KINDS = ("conv", "linear", "embedding")
 
 @dataclass(frozen=True)
 class Method:
-    """How a pruning round differs between methods (Section 3.1)."""
+    """How a pruning round differs between methods (Section 3.1; `gm`: Figure 4)."""
 
     rewind_to: Literal["init", "warmup"] | None  # where parameters go back to after a prune; None: they stay
     interpolate_norm: bool = False  # forward with (psi, psi_init)_alpha in training (Eq. 2)
+    scores: bool = False  # weights stay at init, and scores that choose among them are trained (GemMiner)
 
 
 METHODS: dict[str, Method] = {
@@ -23,6 +24,7 @@ METHODS: dict[str, Method] = {
     "wr": Method(rewind_to="warmup"),
     "lrr": Method(rewind_to=None),
     "aws": Method(rewind_to=None, interpolate_norm=True),
+    "gm": Method(rewind_to=None, scores=True),
 }
 
 
@@ -59,7 +61,7 @@ class SignedMaskConfig:
             model.named_modules(), or the last convolution where there is no linear layer.
         exclude: names or globs (`features.0`, `*.downsample.*`) of modules or parameters not to be pruned.
         protocol: a row of PROTOCOLS.
-        seed: of the stream of alpha.
+        seed: of the stream of alpha, or of the scores of `gm`.
         architecture: free text that tells which network a mask is for; None: the model's class name.
     Raises: ValueError that names the field, what it has and what it may have.
     """

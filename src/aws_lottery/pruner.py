@@ -1,5 +1,6 @@
-"""`AWSPruner`: Algorithm 1 around anybody's training loop, for all four methods."""
+"""`AWSPruner`: Algorithm 1 around anybody's training loop, for the methods that train weights."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,16 +36,22 @@ class AWSPruner:
     keys; deep copies and pickles of it are held and interpolated as well. Call `detach` when done.
     """
 
+    _scores = False  # which methods it is for
+
     def __init__(self, model: nn.Module, config: SignedMaskConfig | None = None):
         """Take a freshly initialized `model`; what its normalization parameters are now is psi_init.
 
         Args:
             model: any module; DDP or torch.compile around it is seen through.
             config: None means the default search.
-        Raises: ValueError if nothing is prunable, or if a pruner or a mask holds the model already.
+        Raises: ValueError if nothing is prunable, if a pruner or a mask holds the model already, or if the method is
+            that of another pruner.
         """
-        self.model = bare_model(model)
         config = config or SignedMaskConfig()
+        if METHODS[config.method].scores != self._scores:
+            other = "AWSPruner" if self._scores else "GemMiner"
+            raise ValueError(f"method '{config.method}' is not for {type(self).__name__}; use {other}, or pruner_for")
+        self.model = bare_model(model)
         self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
         self.partition = partition(self.model, self.config)
         logger.info("classifier, signed but not pruned: %s", self.partition.classifier)
@@ -54,9 +61,8 @@ class AWSPruner:
                 ", ".join(self.partition.unknown),
             )
         parameters = parameters_of(self.model)
-        self._hold = Hold(
-            self.model,
-            {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable},
+        self._hold = self._hold_model(
+            {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable}
         )
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
         self._alpha = interpolation.Alpha(enabled=False)
@@ -128,6 +134,12 @@ class AWSPruner:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""
         return SignedMask.from_model(self.model, self.config, self._hold.masks)
 
+    def sparse_copy(self) -> nn.Module:
+        """The model as it is now, as an ordinary module of its own with theta * m for weights."""
+        model = copy.deepcopy(self.model)
+        detach(model)
+        return model
+
     def state_dict(self) -> dict[str, Any]:
         """All that a search has to remember beside the model's own state_dict: tensors and plain values."""
         return {
@@ -162,6 +174,9 @@ class AWSPruner:
     def detach(self) -> None:
         """Remove all that was attached; the model keeps its weights, and pruned ones may grow again."""
         detach(self.model)
+
+    def _hold_model(self, masks: dict[str, Tensor]) -> Hold:
+        return Hold(self.model, masks)
 
     def _prune(self) -> None:
         """Algorithm 1, line 8."""
