@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from itertools import count
 from pathlib import Path
@@ -61,8 +62,15 @@ def whole(tmp_path_factory):
     return search(folder), folder
 
 
+TIMES = ("seconds", "images_per_second")
+
+
 def metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(folder: Path) -> list[dict]:
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in metrics(folder)]
 
 
 def test_a_search_keeps_the_mask_of_every_round(whole):
@@ -72,6 +80,20 @@ def test_a_search_keeps_the_mask_of_every_round(whole):
     assert [round(m.remaining * 192) for m in kept] == [154, 124, 100]
     assert [line["stage"] for line in metrics(folder)] == [0, 1, 2, 3]
     assert all(0 <= line["accuracy"] <= 100 for line in metrics(folder))
+
+
+def test_each_stage_tells_what_its_training_cost(whole):
+    for line in metrics(whole[1]):
+        assert line["seconds"] > 0
+        assert line["images_per_second"] == pytest.approx(2 * 32 / line["seconds"], rel=0.2)  # both are rounded
+
+
+def test_the_hours_are_estimated_once_after_the_first_steps(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("aws_lottery.run.ESTIMATE_AFTER", (3, 0.0))
+    search(tmp_path)
+    assert re.findall(r"about (\S+) hours for all 32 steps, (\S+) of them left", capfd.readouterr().out) == [
+        ("0.0", "0.0")
+    ]
 
 
 def dict_of(mask) -> dict:
@@ -99,7 +121,7 @@ def killed_at(step: int, folder: Path, how: int = signal.SIGKILL, **options) -> 
 def test_a_killed_run_goes_on_to_the_same_mask_bit_for_bit(whole, tmp_path, step):
     assert killed_at(step, tmp_path) == -signal.SIGKILL
     assert dict_of(search(tmp_path)) == dict_of(whole[0])
-    assert metrics(tmp_path) == metrics(whole[1])
+    assert untimed(tmp_path) == untimed(whole[1])
 
 
 def test_a_killed_run_goes_on_to_the_same_average(tmp_path):

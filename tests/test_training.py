@@ -8,6 +8,7 @@ from torch import nn
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, recalibrate, train
 from aws_lottery.data import Images, batches, digit_images, digits
 from aws_lottery.metrics import Accuracy
+from aws_lottery.training import steps_an_epoch
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,23 @@ def test_a_search_with_ema_decay_keeps_what_is_pruned_at_0_and_psi_init_as_it_is
     state = pruner.state_dict()["interpolation"]
     assert state["1._aws_init_weight"].tolist() == [1.0] * 8
     assert pruner.signed_mask()["3.weight"].count_nonzero() == pruner.masks["3.weight"].sum()
+
+
+@pytest.fixture
+def accumulating():
+    yield lambda steps: Accelerator(cpu=True, gradient_accumulation_steps=steps)
+    Accelerator(cpu=True, gradient_accumulation_steps=1)  # accelerators share this
+
+
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 4), (3, 2)])
+def test_steps_are_counted_as_they_are_made(convnet, data, accumulating, accumulation, steps):
+    accelerator = accumulating(accumulation)
+    made, ended, config = [], [], TrainingConfig(epochs=2, batch_size=8)
+    train(convnet, data, config, accelerator=accelerator, seed=0, on_step=made.append, on_end=ended.append)
+    assert len(made) == 2 * steps == 2 * steps_an_epoch(data, config, accelerator)
+    (training,) = ended
+    assert training.images == 2 * 32
+    assert training.cost()["images_per_second"] == pytest.approx(64 / training.seconds, rel=0.01)
 
 
 def test_training_leaves_an_unwrapped_model_that_can_train_again(convnet, data, accelerator):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+ESTIMATE_AFTER = 5, 20.0  # steps and seconds after the first step, which compiles
+
+
 class Interrupted(SystemExit):
     """The run was told to stop (SIGTERM, SIGINT) and has saved a checkpoint. Exit status 128 + signal."""
 
@@ -52,7 +55,7 @@ class Run:
         Args:
             settings: plain data; what a resumed run must have in common with this one.
             model: bare, on its device; its state and `more_state()` go into every checkpoint.
-            total_steps: optimizer steps, for the progress bar.
+            total_steps: optimizer steps, for the progress bar and the estimate of the hours.
             resume: False refuses a folder that holds a run.
             checkpoint_seconds: least time between checkpoints of a training under way.
         Raises: CheckpointError if the folder holds another run; FolderBusy if a run is under way in it.
@@ -81,6 +84,9 @@ class Run:
             model.load_state_dict(state["model"])
         self._cut_metrics(state.get("metrics_bytes", 0))
         self.saved_at = time.monotonic()
+        self.total_steps, self.cost = total_steps, {}
+        self._since: tuple[int, float] | None = None  # this process's first step, and when it was done
+        self._estimated = False
         self.progress = tqdm(
             total=total_steps, initial=self.steps, unit=" steps", disable=not accelerator.is_local_main_process
         )
@@ -89,6 +95,7 @@ class Run:
         """To be called after every optimizer step; saves when it is time, and ends when asked to."""
         self.steps += 1
         self.progress.update()
+        self._estimate()
         if self.accelerator.num_processes > 1 and self.steps % 10:
             return  # processes agree on what to do next every tenth step only
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds
@@ -103,6 +110,23 @@ class Run:
                 f"stopped by signal {int(number)} after a checkpoint; the same command goes on from it"
             )
             raise Interrupted(128 + number)
+
+    def after_training(self, training: Training) -> None:
+        """To be called at the end of a training; `cost` is then what it cost."""
+        self.cost = training.cost()
+
+    def _estimate(self) -> None:
+        """Say once how long it all takes."""
+        self._since = self._since or (self.steps, time.monotonic())
+        steps, seconds = self.steps - self._since[0], time.monotonic() - self._since[1]
+        if self._estimated or steps < ESTIMATE_AFTER[0] or seconds < ESTIMATE_AFTER[1]:
+            return
+        self._estimated, hours = True, seconds / steps / 3600
+        if self.accelerator.is_main_process:
+            self.progress.write(
+                f"about {hours * self.total_steps:.1f} hours for all {self.total_steps:,} steps, "
+                f"{hours * (self.total_steps - self.steps):.1f} of them left; measuring not counted"
+            )
 
     def save(self, training: Training | None = None) -> None:
         """Write a checkpoint; `training` is under way, None between two trainings. Every process has to call it."""

@@ -43,9 +43,9 @@ def find_signed_mask(
     """Search for a signed mask by `config.method`, and leave the model with its trained sparse weights.
 
     Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round and the weights that
-    survived it (`load_weights`), `metrics.jsonl` (a line a stage), `run.json` (the settings) and `checkpoint.pt`.
-    Started again with the same settings it goes on where it was; killed at any moment, a run on CPU ends with the same
-    signs, bit for bit, as one that never was.
+    survived it (`load_weights`), `metrics.jsonl` (a line a stage; `seconds` and `images_per_second` in it are of the
+    training steps alone), `run.json` (the settings) and `checkpoint.pt`. Started again with the same settings it goes
+    on where it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never was.
 
     Args:
         model: freshly initialized.
@@ -102,10 +102,11 @@ def find_signed_mask(
                 accelerator=accelerator,
                 seed=1000 * seed + stage.index,
                 on_step=run.after_step,
+                on_end=run.after_training,
                 resume=under_way,
             )
             under_way = None
-            metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss}
+            metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss, **run.cost}
             if test_data is not None:
                 recalibrate(pruner.model, batches(data, training.batch_size, seed=0))
                 metrics["accuracy"] = evaluate(pruner.model, test_data, accelerator=accelerator)

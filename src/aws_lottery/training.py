@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,7 @@ class Training:
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
         self.loss = math.nan  # mean over the last epoch that is done
         self.average: list[Tensor] | None = None  # of the parameters, from the first optimizer step on
+        self.images, self.seconds = 0, 0.0  # trained on by all processes, and in what time
 
     def state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -102,6 +104,8 @@ class Training:
             "total_loss": self.total_loss,
             "loss": self.loss,
             "average": self.average,
+            "images": self.images,
+            "seconds": self.seconds,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -109,6 +113,7 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
+        self.images, self.seconds = state["images"], state["seconds"]
         self.total_loss.copy_(state["total_loss"])
         if state["average"] is not None:
             self.average = [value.to(self.accelerator.device, copy=True) for value in state["average"]]
@@ -116,6 +121,11 @@ class Training:
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def cost(self) -> dict[str, float]:
+        """Seconds of the steps and of getting their data, checkpoints and measuring apart; and images in each."""
+        rate = self.images / self.seconds if self.seconds else 0.0
+        return {"seconds": round(self.seconds, 2), "images_per_second": round(rate, 2)}
 
     def mean_loss(self) -> float:
         """Over the epoch so far, of this process; NaN before the first step.
@@ -145,6 +155,7 @@ class Training:
             self._take_into_average(self.config.ema_decay)
         self.total_loss += loss.detach()
         self.step += 1
+        self.images += len(images) * self.accelerator.num_processes
         return self.accelerator.sync_gradients
 
     def _take_into_average(self, decay: float) -> None:
@@ -179,6 +190,7 @@ def train(
     accelerator: "Accelerator",
     seed: int,
     on_step: Callable[[Training], Any] = lambda training: None,
+    on_end: Callable[[Training], Any] = lambda training: None,
     resume: dict[str, Any] | None = None,
 ) -> float:
     """Train `model` in place: A(theta, u). With `config.ema_decay` it ends at the averaged weights.
@@ -186,6 +198,7 @@ def train(
     Args:
         seed: u, the data order; apart from the seed of the initialization.
         on_step: called after each optimizer step (for a progress bar, a checkpoint).
+        on_end: called once at the end (for what it cost).
         resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
     Returns: mean loss over the last epoch, of this process; NaN for 0 epochs.
     Raises: FloatingPointError if a loss is NaN or infinite, at the end of its epoch.
@@ -195,6 +208,7 @@ def train(
     training = Training(model, config, accelerator)
     if resume is not None:
         training.load_state_dict(resume)
+    start = time.perf_counter()
     while training.epoch < config.epochs:
         training.network.train()
         loader = accelerator.prepare(batches(data, config.batch_size, seed=_mix(seed, training.epoch)))
@@ -202,17 +216,20 @@ def train(
             stepped = training.learn(images, labels)
             if training.step == len(loader):
                 training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
+            training.seconds += time.perf_counter() - start
             if stepped:
                 on_step(training)
+            start = time.perf_counter()
     training.put_average_()
+    on_end(training)
     accelerator.unwrap_model(training.network, keep_fp32_wrapper=False)
     accelerator.free_memory()
     return training.loss
 
 
 def steps_an_epoch(data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator") -> int:
-    """Optimizer steps in an epoch, of all processes together."""
-    return len(data) // config.batch_size // accelerator.gradient_accumulation_steps
+    """Optimizer steps in an epoch, of all processes together; what is left over at its end makes one, too."""
+    return math.ceil(len(data) // config.batch_size / accelerator.gradient_accumulation_steps)
 
 
 def _mix(seed: int, epoch: int) -> int:
