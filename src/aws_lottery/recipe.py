@@ -3,9 +3,10 @@
 import argparse
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--workers", type=int, default=None, help="processes that decode; one a core, 8 at most")
-    parser.add_argument("--report_to", choices=("none", "tensorboard", "wandb", "trackio"), default="none")
+    parser.add_argument(
+        "--report_to", choices=("none", "tensorboard", "wandb", "trackio"), default="none", help="pip install it first"
+    )
     parser.add_argument("--smoke", action="store_true", help="seconds, on made-up images; shows that it runs, no more")
     return parser
 
@@ -70,7 +73,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     if given.output_dir is None:
         given.output_dir = f"runs/{given.dataset.split('/')[-1]}-{model_name}-{given.method}-seed{given.seed}"
     folder = Path(given.output_dir)
-    accelerator = accelerator_for(given)
+    accelerator = accelerator_for(given, {"search": config.to_dict(), "training": asdict(training)})
     data = _data(given, accelerator)
     model = _fresh(model_name, data, given)
     accelerator.print(_cost(model, config, training.batch_size, steps_an_epoch(data.train, training, accelerator)))
@@ -116,7 +119,7 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
 
 
 def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argparse.Namespace) -> None:
-    accelerator = accelerator_for(given)
+    accelerator = accelerator_for(given, {"training": asdict(config)})
     data = _data(given, accelerator)
     model, transfer = _fresh(name, data, given), TRANSFERS[given.transfer]
     weights = load_weights(given.mask, mask) if transfer.needs_weights else None
@@ -142,9 +145,16 @@ def _adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConf
     return replace(config, batch_size=batch_size, learning_rate=given.learning_rate or config.learning_rate)
 
 
-def accelerator_for(given: argparse.Namespace) -> Any:
-    from accelerate import Accelerator, DataLoaderConfiguration
+def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The accelerator that the options ask for; its tracker, if any, is told the options and `settings`.
 
+    Raises: SystemExit if the tracker is not installed.
+    """
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.tracking import get_available_trackers
+
+    if given.report_to not in ("none", *map(str, get_available_trackers())):
+        raise SystemExit(f"--report_to {given.report_to} needs a package of that name: pip install {given.report_to}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aws_lottery").setLevel(logging.INFO)
     accelerator = Accelerator(
@@ -157,8 +167,17 @@ def accelerator_for(given: argparse.Namespace) -> Any:
         project_dir=given.output_dir,
     )
     if given.report_to != "none":
-        accelerator.init_trackers("aws_lottery")
+        accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(given), **settings})))
     return accelerator
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    """Names and values as every tracker takes them."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _data(given: argparse.Namespace, accelerator: Any) -> ImageData:
@@ -185,7 +204,7 @@ def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: in
     return (
         f"{config.method}, {config.rounds} rounds to {(1 - config.prune_rate) ** config.rounds:.3f} remaining: "
         f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
-        f"about {size:.2f} GB of checkpoint. The hours left stand in the progress bar."
+        f"about {size:.2f} GB of checkpoint. An estimate of the hours follows after the first steps."
     )
 
 
