@@ -33,6 +33,7 @@ class TrainingConfig:
         momentum: of SGD; the Adams take their usual betas.
         weight_decay: on every parameter, normalization included.
         schedule: a key of SCHEDULES, stepped once an epoch.
+        min_learning_rate: where `cosine` ends, as a share of `learning_rate`.
         milestones: shares of `epochs` after which `multistep` multiplies the learning rate by 0.1.
         batch_size: over all processes together.
         max_grad_norm: gradients are clipped to this global norm; None: not at all.
@@ -47,6 +48,7 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "multistep"
+    min_learning_rate: float = 0.0
     milestones: tuple[float, ...] = (0.5, 0.75)
     batch_size: int = 128
     max_grad_norm: float | None = None
@@ -70,7 +72,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], TrainingConfig], Optimiz
 SCHEDULES: dict[str, Callable[[Optimizer, TrainingConfig], LRScheduler]] = {
     "constant": lambda o, c: LambdaLR(o, lambda epoch: 1.0),
     "multistep": lambda o, c: MultiStepLR(o, [math.ceil(share * c.epochs) for share in c.milestones]),
-    "cosine": lambda o, c: CosineAnnealingLR(o, max(c.epochs, 1)),
+    "cosine": lambda o, c: CosineAnnealingLR(o, max(c.epochs, 1), c.min_learning_rate * c.learning_rate),
 }
 
 
