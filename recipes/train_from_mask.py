@@ -9,7 +9,8 @@ Writes result.json with the accuracy before and after training, and model.safete
 """
 
 from aws_lottery.recipe import final_main
-from aws_lottery.settings import IMAGENET, SMALL_IMAGES
+from aws_lottery.settings import IMAGENET, IMAGENET_RELEASED_CODE, SMALL_IMAGES
 
 if __name__ == "__main__":
-    final_main(__doc__, {"small": SMALL_IMAGES, "imagenet": IMAGENET})
+    rows = {"small": SMALL_IMAGES, "imagenet": IMAGENET, "imagenet-released-code": IMAGENET_RELEASED_CODE}
+    final_main(__doc__, rows)

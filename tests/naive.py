@@ -19,6 +19,11 @@ class NaiveAlgorithm1:
         self.parameters = dict(model.named_parameters())
         self.masks = {name: torch.ones_like(self.parameters[name]) for name in prunable}
         self.psi_init = {name: self.parameters[name].detach().clone() for name in psi}
+        if PROTOCOLS[config.protocol].unit_psi_init:
+            self.psi_init = {
+                name: torch.zeros_like(value) if name.endswith(".bias") else torch.ones_like(value)
+                for name, value in self.psi_init.items()
+            }
         self.interpolating = False
         self.state = int(torch.randint(1, _MODULUS, (), generator=torch.Generator().manual_seed(config.seed)))
 

@@ -145,10 +145,24 @@ def test_a_model_is_pruned_by_one_pruner_at_a_time(convnet):
         AWSPruner(convnet)
 
 
-def test_psi_init_is_what_the_model_has_not_one_and_zero(convnet, images):
+@pytest.mark.parametrize("protocol", ["paper", "released-code"])
+def test_norms_that_start_elsewhere_than_at_one_and_zero_equal_the_naive_algorithm(convnet, images, protocol):
     nn.init.constant_(convnet[1].weight, 0.25)
     nn.init.constant_(convnet[1].bias, -3.0)
-    assert_same_search(convnet, search_config(), images)
+    assert_same_search(convnet, search_config(protocol=protocol), images)
+
+
+@pytest.mark.parametrize(("protocol", "scale", "bias"), [("paper", 0.25, -3.0), ("released-code", 1.0, 0.0)])
+def test_psi_init_is_what_the_model_has_or_in_the_released_code_one_and_zero(convnet, protocol, scale, bias):
+    nn.init.constant_(convnet[1].weight, 0.25)
+    nn.init.constant_(convnet[1].bias, -3.0)
+    pruner = AWSPruner(convnet, search_config(protocol=protocol))
+    norm, x = convnet[1], torch.randn(16, 8, 6, 6)
+    normalized = F.batch_norm(x, None, None, training=True)
+    pruner._alpha.value = torch.tensor(0.0)  # psi_init alone
+    torch.testing.assert_close(norm(x), normalized * scale + bias)
+    pruner._alpha.value = torch.tensor(1.0)
+    torch.testing.assert_close(norm(x), normalized * 0.25 - 3.0)
 
 
 def test_detach_leaves_an_ordinary_model(make_convnet, images):

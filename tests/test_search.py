@@ -159,6 +159,14 @@ def test_rewinding_methods_go_on_too(tmp_path, monkeypatch, method):
     assert dict_of(search(tmp_path / "cut", config=config)) == dict_of(expected)
 
 
+@pytest.mark.parametrize(("protocol", "times"), [("paper", 3), ("released-code", 0)])
+def test_batchnorm_is_re_estimated_where_the_protocol_says_so(tmp_path, monkeypatch, protocol, times):
+    calls = []
+    monkeypatch.setattr("aws_lottery.search.recalibrate", lambda *given: calls.append(given))
+    search(tmp_path, config=SignedMaskConfig(protocol=protocol, rounds=2, warmup_epochs=1, epochs_per_round=1))
+    assert len(calls) == times
+
+
 def test_a_finished_search_is_only_read_again(whole):
     mask, folder = whole
     before = (folder / "metrics.jsonl").read_bytes()

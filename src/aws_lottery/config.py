@@ -30,15 +30,22 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Where the paper's text and the authors' released code differ."""
+    """Where the paper's text and the authors' released code differ in what is computed; docs/notes/protocols.md."""
 
     prune_first: bool  # a round prunes and then trains under its new mask, instead of training and then pruning
     interpolate_warmup: bool  # alpha is drawn in the warm-up too
+    unit_psi_init: bool  # psi_init is scale 1 and bias 0, whatever the model's normalization starts at
+    recalibrate: bool  # BatchNorm statistics are re-estimated before an accuracy is told
+    seeded_init: bool  # two trainings that are to differ in SGD noise alone start at the same init
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "paper": Protocol(prune_first=False, interpolate_warmup=False),
-    "released-code": Protocol(prune_first=True, interpolate_warmup=True),
+    "paper": Protocol(
+        prune_first=False, interpolate_warmup=False, unit_psi_init=False, recalibrate=True, seeded_init=True
+    ),
+    "released-code": Protocol(
+        prune_first=True, interpolate_warmup=True, unit_psi_init=True, recalibrate=False, seeded_init=False
+    ),
 }
 
 

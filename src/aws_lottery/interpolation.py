@@ -44,13 +44,16 @@ class Alpha:
 class InterpolatedForward:
     """The forward of a normalization layer, run with (psi, psi_init)_alpha in training."""
 
-    def __init__(self, module: nn.Module, alpha: Alpha):
+    def __init__(self, module: nn.Module, alpha: Alpha, unit_psi_init: bool):
         self.module = module
         self.alpha = alpha
         self.names = [name for name, psi in module.named_parameters(recurse=False)]
         self.replaced = module.__dict__.get("forward")  # set on the instance by somebody before us
         for name in self.names:
-            module.register_buffer(_INIT + name, module.get_parameter(name).detach().clone(), persistent=False)
+            psi_init = module.get_parameter(name).detach().clone()
+            if unit_psi_init:
+                psi_init.fill_(0.0 if name.endswith("bias") else 1.0)
+            module.register_buffer(_INIT + name, psi_init, persistent=False)
 
     def __call__(self, *args, **kwargs):
         alpha = self.alpha.value
@@ -71,13 +74,14 @@ class InterpolatedForward:
         return type(self.module).forward(self.module, *args, **kwargs)
 
 
-def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int) -> Alpha:
+def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int, *, unit_psi_init: bool = False) -> Alpha:
     """Make the norm layers of `root` interpolate between their parameters and what these are now (psi_init).
 
     Args:
         root: the module whose forward draws alpha.
         norms: submodules of root, each with at least one parameter of its own.
         seed: of alpha's stream; every rank must use the same.
+        unit_psi_init: take scale 1 and bias 0 for psi_init instead.
     Returns: the switch and current draw.
     """
     alpha = Alpha()
@@ -85,7 +89,7 @@ def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int) -> Alpha:
     root.register_buffer(_STATE, start.to(next(root.parameters()).device), persistent=False)
     root.register_forward_pre_hook(alpha.draw)
     for norm in norms:
-        norm.forward = InterpolatedForward(norm, alpha)
+        norm.forward = InterpolatedForward(norm, alpha, unit_psi_init)
     return alpha
 
 

@@ -39,7 +39,8 @@ class AWSPruner:
     _scores = False  # which methods it is for
 
     def __init__(self, model: nn.Module, config: SignedMaskConfig | None = None):
-        """Take a freshly initialized `model`; what its normalization parameters are now is psi_init.
+        """Take a freshly initialized `model`; what its normalization parameters are now is psi_init, unless the
+        protocol says otherwise.
 
         Args:
             model: any module; DDP or torch.compile around it is seen through.
@@ -69,7 +70,8 @@ class AWSPruner:
         if self._method.interpolate_norm:
             modules = modules_of(self.model)
             norms = [modules[name] for name in self.partition.norms]
-            self._alpha = interpolation.attach(self.model, norms, self.config.seed)
+            unit = self._protocol.unit_psi_init
+            self._alpha = interpolation.attach(self.model, norms, self.config.seed, unit_psi_init=unit)
             self._alpha.enabled = False
         self._rewind_point: dict[str, Tensor] | None = None
         self._stage = 0  # the next to train, or under way

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .config import SignedMaskConfig
+from .config import PROTOCOLS, SignedMaskConfig
 from .data import Images, ImageSplit, batches
 from .facts import provenance
 from .gem import pruner_for
@@ -52,7 +52,8 @@ def find_signed_mask(
         training: optimizer, learning rate and batch size of every stage; its epochs and schedule are not used: the
             stages have their own length and a constant rate (Section 4.1). With its ema_decay every stage ends at the
             average of its weights: that is what is measured, pruned and signed, and where the next stage starts.
-        test_data: measured after each stage, with BatchNorm re-estimated on `data`; None: nothing is measured.
+        test_data: measured after each stage, with BatchNorm re-estimated on `data` where the protocol says so; None:
+            nothing is measured.
         seed: of the data order.
         resume: False refuses an output_dir that holds a run.
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
@@ -108,7 +109,8 @@ def find_signed_mask(
             under_way = None
             metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss, **run.cost}
             if test_data is not None:
-                recalibrate(pruner.model, batches(data, training.batch_size, seed=0))
+                if PROTOCOLS[config.protocol].recalibrate:
+                    recalibrate(pruner.model, batches(data, training.batch_size, seed=0))
                 metrics["accuracy"] = evaluate(pruner.model, test_data, accelerator=accelerator)
             run.log(metrics)
         run.save()
