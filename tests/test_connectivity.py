@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
+from accelerate.state import AcceleratorState
 from torch import nn
 
-from aws_lottery import Barrier, SignedMask, TrainingConfig, error_barrier, sgd_stability
+from aws_lottery import Barrier, SignedMask, TrainingConfig, connectivity, error_barrier, sgd_stability, train
 from aws_lottery.data import Images
 
 
@@ -27,6 +28,11 @@ def test_eq_1_by_eye():
     barrier = Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 50.0, 20.0))
     assert barrier.curve == (-5.0, 35.0, 5.0)
     assert barrier.barrier == 35.0
+    assert barrier.ends == (20.0, 10.0)
+
+
+def test_ends_count_in_the_sup():
+    assert Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 12.0, 30.0)).barrier == 10.0
 
 
 def linear(weight: float) -> nn.Linear:
@@ -52,8 +58,6 @@ def perceptron(norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
 
 
 def trained(norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
-    from aws_lottery import train
-
     model = perceptron(norm)
     train(model, DATA, TrainingConfig(epochs=30, batch_size=16), accelerator=Accelerator(cpu=True), seed=0)
     return model
@@ -73,45 +77,113 @@ def permuted(model: nn.Sequential) -> nn.Sequential:
 def test_a_network_has_no_barrier_to_itself_and_a_high_one_to_its_permutation(norm):
     model = trained(norm)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert between(model, copy.deepcopy(model)).barrier == pytest.approx(0.0)
+    alike = between(model, copy.deepcopy(model))
+    assert alike.barrier == 0.0
+    assert alike.ends[0] < 25
     barrier = between(model, permuted(model))
     assert barrier.errors[0] == pytest.approx(barrier.errors[-1], abs=5)
     assert barrier.barrier > 5
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_every_layer_type_is_interpolated():
-    """Halfway between a network and its negative everything is 0, so all images go to class 0."""
-    layers = (
-        nn.Unflatten(1, (1, 4)),
-        nn.Conv1d(1, 2, 1),
-        nn.GroupNorm(1, 2),
-        nn.Flatten(),
-        nn.LayerNorm(8),
-        nn.Linear(8, 2),
-    )
-    model = nn.Sequential(*layers)
-    negative = copy.deepcopy(model)
+def recorded(monkeypatch, a: nn.Module, b: nn.Module | dict, **options) -> list[dict[str, torch.Tensor]]:
+    """The state_dict of each network that is measured between a and b."""
+    seen = []
+
+    def record(model, data, *, accelerator):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return 100.0
+
+    monkeypatch.setattr(connectivity, "evaluate", record)
+    between(a, b, points=3, **options)
+    return seen
+
+
+def every_layer() -> nn.Sequential:
+    """Parameters of all kinds, drawn anew: a LayerNorm's are not 1 and 0."""
+    layers = (nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 1), nn.GroupNorm(1, 2), nn.Flatten(), nn.LayerNorm(8))
+    model = nn.Sequential(*layers, nn.Linear(8, 2))
     with torch.no_grad():
-        for parameter in negative.parameters():
-            parameter.neg_()
-    data = Images(DATA.tensors[0], torch.zeros(256, dtype=torch.int64))
-    assert between(model, negative, data, points=3).errors[1] == 0.0
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+def test_every_layer_type_is_interpolated(monkeypatch):
+    a, b = every_layer(), every_layer()
+    first, middle, last = recorded(monkeypatch, a, b)
+    for name, theta in a.state_dict().items():
+        other = b.state_dict()[name]
+        assert not torch.equal(theta, other)
+        assert torch.equal(first[name], other)
+        torch.testing.assert_close(middle[name], (theta + other) / 2)
+        assert torch.equal(last[name], theta)
+
+
+def test_floating_buffers_are_interpolated_and_integers_are_those_of_the_first(monkeypatch):
+    a, b = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    for model, value in ((a, 6), (b, 2)):
+        model.running_mean.fill_(value)
+        model.num_batches_tracked.fill_(value)
+    seen = recorded(monkeypatch, a, b, recalibrate_batches=0)
+    assert [state["running_mean"][0].item() for state in seen] == [2.0, 4.0, 6.0]
+    assert [state["num_batches_tracked"].item() for state in seen] == [6, 6, 6]
+
+
+def test_equal_infinities_stay(monkeypatch):
+    a, b = linear(1.0), linear(-1.0)
+    for model in (a, b):
+        model.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
+    assert recorded(monkeypatch, a, b)[1]["bounds"].tolist() == [-torch.inf, torch.inf]
+
+
+def test_networks_held_to_different_masks_are_both_whole_at_their_ends(monkeypatch):
+    a, b = perceptron(), perceptron()
+    for model, pruned in ((a, 0), (b, 1)):
+        with torch.no_grad():
+            model[0].weight.normal_()[:, pruned] = 0.0
+        SignedMask.from_model(model).held(model)
+    before = [copy.deepcopy(model.state_dict()) for model in (a, b)]
+    first, middle, last = (state["0.weight"] for state in recorded(monkeypatch, a, b))
+    assert torch.equal(first, b[0].weight)
+    assert torch.equal(last, a[0].weight)
+    torch.testing.assert_close(middle, (a[0].weight + b[0].weight) / 2)
+    for model, was in zip((a, b), before, strict=True):
+        assert all(torch.equal(value, was[name]) for name, value in model.state_dict().items())
+        assert model.training
+        model(DATA.tensors[0]).sum().backward()
+        assert model[0].weight.grad.eq(0).any()  # the hold is in force
+
+
+def test_the_other_end_may_be_a_state_dict_and_either_compiled():
+    a, b = linear(3.0), linear(-1.0)
+    expected = between(a, b)
+    assert between(a, b.state_dict()) == expected
+    assert between(torch.compile(a, backend="eager"), torch.compile(b, backend="eager")) == expected
+    inside, plain = nn.Sequential(a), nn.Sequential(b)
+    inside[0] = torch.compile(a, backend="eager")
+    assert between(inside, plain) == expected
+
+
+def thresholded(scale: float) -> nn.Sequential:
+    """scale * x_0, standardized to z by its statistics; class 1 where z > 0.8. The same function for every scale."""
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.BatchNorm1d(1, affine=False), nn.Linear(1, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[scale, 0, 0, 0]]))
+        model[1].running_var.fill_(scale**2)
+        model[2].weight.copy_(torch.tensor([[0.0], [1.0]]))
+        model[2].bias.copy_(torch.tensor([0.0, -0.8]))
+    return model
 
 
 def test_statistics_of_the_ends_do_not_serve_between_them():
-    """Two ends with opposite weights behind a norm that undoes them: between, only re-estimated statistics fit."""
-    model = trained()
-    scaled = copy.deepcopy(model)
-    with torch.no_grad():
-        scaled[0].weight.mul_(100)
-        scaled[0].bias.mul_(100)
-    scaled[1].running_mean.mul_(100)
-    scaled[1].running_var.mul_(100**2)
-    assert between(model, scaled).barrier == pytest.approx(0.0, abs=2)
-    as_it_stands = between(model, scaled, recalibrate_batches=0)
-    assert as_it_stands.errors[0] == pytest.approx(as_it_stands.errors[-1], abs=1)
-    assert as_it_stands.errors[5] >= between(model, scaled).errors[5]
+    """Halfway between scales 1 and 100 the variance is 50.5 ** 2, not (1 + 10000) / 2: z would be 0.71, not 1."""
+    x = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]] * 32)
+    data = Images(x, torch.tensor([1, 0] * 32))
+    options = {"train_data": data, "accelerator": Accelerator(cpu=True), "batch_size": 64, "points": 3}
+    a, b = thresholded(1.0), thresholded(100.0)
+    assert error_barrier(a, b, data, **options).errors == (0.0, 0.0, 0.0)
+    assert error_barrier(a, b, data, **options, recalibrate_batches=0).errors == (0.0, 50.0, 0.0)
 
 
 def test_stability_trains_two_copies_and_keeps_the_mask():
@@ -125,6 +197,12 @@ def test_stability_trains_two_copies_and_keeps_the_mask():
     barrier = sgd_stability(start, DATA, config, test_data=DATA, accelerator=Accelerator(cpu=True), points=3)
     assert len(barrier.errors) == 3
     assert barrier.barrier >= 0
+    ends = [copy.deepcopy(start) for _ in range(2)]
+    for seed, model in enumerate(ends):
+        train(model, DATA, config, accelerator=Accelerator(cpu=True), seed=seed)
+        assert model[0].weight[:, 0].count_nonzero() == 0
+    assert not torch.equal(ends[0][0].weight, ends[1][0].weight)
+    assert between(*ends, points=3) == barrier
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
 
 
@@ -139,3 +217,26 @@ def test_what_has_no_line_is_refused():
         sgd_stability(
             perceptron(), DATA, TrainingConfig(), test_data=DATA, accelerator=Accelerator(cpu=True), seeds=(1, 1)
         )
+
+
+def _on_each_rank(state_a, state_b, expected):
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    assert accelerator.num_processes == 2
+    a = perceptron()
+    a.load_state_dict(state_a)
+    barrier = error_barrier(
+        a, state_b, images(99), train_data=DATA, accelerator=accelerator, batch_size=16, points=3, progress=True
+    )
+    assert barrier == expected, barrier
+    accelerator.end_training()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.filterwarnings("ignore")  # torch.distributed's own
+def test_two_ranks_find_the_barrier_of_one():
+    a = trained()
+    b = permuted(a)
+    expected = between(a, b, images(99), points=3)
+    debug_launcher(_on_each_rank, args=(a.state_dict(), b.state_dict(), expected), num_processes=2)

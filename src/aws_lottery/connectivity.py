@@ -3,13 +3,15 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .bare import bare_model
+from .bare import _COMPILED, bare_model
 from .data import Images, ImageSplit, batches
+from .pruner import detach
 from .training import TrainingConfig, evaluate, recalibrate, train
 
 if TYPE_CHECKING:
@@ -31,20 +33,25 @@ class Barrier:
     errors: tuple[float, ...]
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The errors of theta and of theta'."""
+        return self.errors[-1], self.errors[0]
+
+    @property
     def curve(self) -> tuple[float, ...]:
         """E_alpha(theta, theta'): errors less the mean of the two end errors (Eq. 1)."""
-        middle = (self.errors[0] + self.errors[-1]) / 2
+        middle = sum(self.ends) / 2
         return tuple(error - middle for error in self.errors)
 
     @property
     def barrier(self) -> float:
-        """E(theta, theta') = sup over alpha; 0 or more, since one of the ends is not below their mean."""
+        """E(theta, theta') = sup over alpha, ends included: never less than half the difference of their errors."""
         return max(self.curve)
 
 
 def error_barrier(
     a: nn.Module,
-    b: nn.Module,
+    b: nn.Module | Mapping[str, Tensor],
     data: Data,
     *,
     train_data: Data,
@@ -56,29 +63,33 @@ def error_barrier(
 ) -> Barrier:
     """The error barrier between two trained networks (Eq. 1).
 
-    All parameters are interpolated, of every kind of layer, and all buffers of floating point. At every point, the ends
-    included, BatchNorm's statistics are re-estimated as a plain mean over training batches; without that, a barrier
-    between networks with BatchNorm means nothing (the statistics of neither end belong to a network between them).
+    All parameters are interpolated, of every kind of layer, and the buffers of floating point in the state_dict; other
+    buffers are a's. At every point, the ends included, BatchNorm's statistics are re-estimated as a plain mean over
+    training batches; without that, a barrier between networks with BatchNorm means nothing (the statistics of neither
+    end belong to a network between them).
 
     Args:
-        a: theta; not changed.
-        b: theta', a network of the same structure; not changed.
+        a: theta; not changed. A deep copy of it runs, without hold or interpolation but with its other hooks.
+        b: theta', a network of the same structure, or its state_dict; not changed.
         data: to measure errors on.
         train_data: to re-estimate BatchNorm on, the same batches on every process.
         points: values of alpha, evenly spaced.
+        batch_size: of evaluation and re-estimation.
         recalibrate_batches: of train_data, of `batch_size` images; 0 evaluates with interpolated statistics.
-        progress: whether to show a bar.
+        progress: whether to show a bar, on the main process.
     Raises: ValueError if the networks differ in structure, or for less than 3 points.
     """
     if points < 3:
         raise ValueError(f"error_barrier: points must be 3 or more, the ends and one between, got {points}")
-    ends = [bare_model(model).state_dict() for model in (a, b)]
-    _check_alike(*ends)
+    theta = _tensors(bare_model(a).state_dict())
+    other = _tensors(bare_model(b).state_dict() if isinstance(b, nn.Module) else b)
+    _check_alike(theta, other)
     probe = copy.deepcopy(bare_model(a)).to(accelerator.device)
+    detach(probe)  # of the copy's own hold: a has another mask than b
     alphas = [index / (points - 1) for index in range(points)]
     errors = []
-    for alpha in tqdm(alphas, desc="barrier", disable=not (progress and accelerator.is_local_main_process)):
-        probe.load_state_dict(_between(*ends, alpha))
+    for alpha in tqdm(alphas, desc="barrier", disable=not (progress and accelerator.is_main_process)):
+        _interpolate_(_tensors(probe.state_dict()), theta, other, alpha)
         if recalibrate_batches:
             recalibrate(probe, batches(train_data, batch_size, seed=0), max_batches=recalibrate_batches)
         errors.append(100 - evaluate(probe, data, accelerator=accelerator))
@@ -111,17 +122,24 @@ def sgd_stability(
         model = copy.deepcopy(bare_model(start)).to(accelerator.device)
         train(model, data, config, accelerator=accelerator, seed=seed)
         ends.append(model)
+    a, b = ends
     return error_barrier(
-        *ends, test_data, train_data=data, accelerator=accelerator, points=points, batch_size=config.batch_size
+        a, b, test_data, train_data=data, accelerator=accelerator, points=points, batch_size=config.batch_size
     )
 
 
-def _between(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """alpha * a + (1 - alpha) * b; what is not floating point is a's."""
-    return {
-        name: value if not value.is_floating_point() else alpha * value + (1 - alpha) * b[name].to(value.device)
-        for name, value in a.items()
-    }
+@torch.no_grad()
+def _interpolate_(places: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> None:
+    """alpha * a + (1 - alpha) * b, put in place; a's where both are equal (infinities too) or not floating point."""
+    for name, place in places.items():
+        theta, other = a[name], b[name].to(a[name])
+        moves = theta.is_floating_point() or theta.is_complex()
+        place.copy_(other.lerp(theta, alpha) if moves and not torch.equal(theta, other) else theta)
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What can be interpolated of a state_dict, by the names that it has when no part of the model is compiled."""
+    return {name.replace(_COMPILED, ""): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
