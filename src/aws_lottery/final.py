@@ -74,12 +74,12 @@ def final_training(
             measured["after"] = accuracy()
         except FloatingPointError as error:
             measured["failed"] = str(error)
-        result = {**facts, **measured}
+        text = json.dumps({**facts, **measured}, indent=2) + "\n"
         if accelerator.is_main_process:
             if "failed" not in measured:
                 whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
                 replace_file(run.folder / MODEL_FILE, safetensors.torch.save(whole))
-            replace_file(path, (json.dumps(result, indent=2) + "\n").encode())
+            replace_file(path, text.encode())
             run.remove_checkpoint()
         accelerator.wait_for_everyone()
-    return result
+    return json.loads(text)

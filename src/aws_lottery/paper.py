@@ -38,20 +38,21 @@ TABLE_2 = {  # (network, round)
 
 
 def reported(
-    architecture: str, dataset: str, *, method: str, rounds: int | None, prune_rate: float = 0.2
+    architecture: str, dataset: str, *, method: str | None, rounds: int | None, prune_rate: float = 0.2
 ) -> dict[str, Reported]:
     """What the paper has for a search: `dense`, `solution` and `signs` -> figure; empty if it has no such search.
 
     Args:
         architecture: its first word names the network: `ResNet-50 (transformers)`, `mlp-mixer`.
         dataset: ImageNet by its name or by its id on the Hub.
+        method: None for the dense network alone.
     """
     network = {_plain(name): name for name in DENSE}.get(_plain(architecture.split(" ")[0]))
-    row = TABLE_2.get((network or "", rounds or 0))
-    if row is None or prune_rate != 0.2 or _plain(dataset.split("/")[-1]) not in ("imagenet", "imagenet1k"):
+    if network is None or _plain(dataset.split("/")[-1]) not in ("imagenet", "imagenet1k"):
         return {}
-    found = {what: Reported(*figure) for (by, what), figure in zip(COLUMNS, row, strict=True) if by == method}
-    return {"dense": DENSE[network or ""], **found} if found else {}
+    row = TABLE_2.get((network, rounds or 0)) if prune_rate == 0.2 else None
+    found = {what: Reported(*figure) for (by, what), figure in zip(COLUMNS, row or (), strict=False) if by == method}
+    return {"dense": DENSE[network], **found} if found or method is None else {}
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,8 @@
 import argparse
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .compare import TABLE_FILE, Comparison, Found
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .data import ImageData, load_data
 from .final import final_training
@@ -86,6 +89,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
         accelerator=accelerator,
         test_data=data.test,
         seed=given.seed,
+        told={"dataset": given.dataset, "task": "image-classification", "command": shlex.join(sys.argv)},
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
     accelerator.print(
@@ -111,8 +115,7 @@ def final_main(description: str | None, settings: Mapping[str, Mapping[str, Sett
     name = given.model or (mask.config.architecture if mask.config else None)
     if name is None or name not in settings[given.recipe]:
         parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(settings[given.recipe])}")
-    config = settings[given.recipe][name].final
-    config = _adjusted(replace(config, epochs=given.epochs or (1 if given.smoke else config.epochs)), given)
+    config = _final(settings[given.recipe][name], given)
     given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
     given.data_seed = given.seed if given.data_seed is None else given.data_seed
     _train_from(mask, name, config, given)
@@ -137,6 +140,50 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
     )
     accelerator.print(f"{given.output_dir}: {json.dumps(result, indent=2)}")
     accelerator.end_training()
+
+
+def compare_main(description: str | None, settings: Mapping[str, Mapping[str, Settings]]) -> None:
+    """The command line of a comparison: final trainings from the masks of one or more searches."""
+    networks = {name: row for rows in settings.values() for name, row in rows.items()}
+    parser = options(description, None, networks)
+    parser.add_argument("searches", nargs="+", help="folders that search recipes wrote")
+    parser.add_argument("--rounds", type=int, nargs="+", required=True)
+    parser.add_argument(
+        "--transfers", nargs="+", default=["dense", "solution", "signs", "mask"], metavar="[METHOD:]NAME"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--barrier_rounds", type=int, nargs="*", default=[], help="of --rounds; each start trains twice"
+    )
+    parser.add_argument("--recipe", choices=list(settings), default=next(iter(settings)), help="whose hyper-parameters")
+    parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
+    given = parser.parse_args()
+    given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
+    name = given.model or Found(round_folder(given.searches[0], given.rounds[0]), given.rounds[0]).architecture
+    if name not in settings[given.recipe]:
+        parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(settings[given.recipe])}")
+    accelerator = accelerator_for(given)
+    data = _data(given, accelerator)
+    comparison = Comparison(
+        given.searches,
+        lambda seed: _fresh(name, data, given, seed),
+        data,
+        _final(settings[given.recipe][name], given),
+        output_dir=given.output_dir,
+        accelerator=accelerator,
+        rounds=given.rounds,
+        transfers=given.transfers,
+        seeds=given.seeds,
+        barrier_rounds=given.barrier_rounds,
+    )
+    comparison.run()
+    accelerator.print((comparison.folder / TABLE_FILE).read_text())
+    accelerator.end_training()
+
+
+def _final(settings: Settings, given: argparse.Namespace) -> TrainingConfig:
+    epochs = given.epochs or (1 if given.smoke else settings.final.epochs)
+    return _adjusted(replace(settings.final, epochs=epochs), given)
 
 
 def _adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConfig:
@@ -188,10 +235,10 @@ def _data(given: argparse.Namespace, accelerator: Any) -> ImageData:
     return data.to(accelerator.device)
 
 
-def _fresh(name: str, data: ImageData, given: argparse.Namespace) -> nn.Module:
+def _fresh(name: str, data: ImageData, given: argparse.Namespace, seed: int | None = None) -> nn.Module:
     """Seeded apart from all else: the same --seed is the same initialization in every recipe."""
     with torch.random.fork_rng():
-        torch.manual_seed(given.seed)
+        torch.manual_seed(given.seed if seed is None else seed)
         model = create_model(name, data.num_classes, image_size=data.image_size)
     if given.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it

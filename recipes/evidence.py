@@ -1,0 +1,165 @@
+"""Whether winning signs win: searches, final trainings from them, barriers; table, plots and cards, in one command.
+
+    python recipes/evidence.py cifar10-resnet8 --dataset CIFAR10_FOLDER              # 15 minutes on 2 cores
+    python recipes/evidence.py tiny32-resnet20 --dataset TINY_IMAGENET_32_FOLDER     # 2 hours on 2 cores
+    python recipes/evidence.py tiny32-resnet50 --dataset TINY_IMAGENET_32_FOLDER --mixed_precision bf16 \\
+        --channels_last --compile                                                    # a GPU
+
+EXPERIMENTS below says what each does. Killed and started again it goes on; started several times at once, with the same
+options, the processes share the work (--threads 1 for each on a CPU). Results: docs/results. --smoke: made-up images.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from aws_lottery import SignedMaskConfig, TrainingConfig, create_model, find_signed_mask, load_data
+from aws_lottery.compare import Comparison
+from aws_lottery.data.known import CIFAR
+from aws_lottery.recipe import accelerator_for, made_up_images, options
+from aws_lottery.run import FolderBusy
+from aws_lottery.settings import SMALL_IMAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A search by each method, and what is trained from their rounds; final training as the paper's, shortened."""
+
+    dataset: str
+    model: str
+    image_size: int = 32
+    images: int | None = None  # None: all
+    methods: tuple[str, ...] = ("aws", "lrr")
+    warmup_epochs: int = 10
+    epochs_per_round: int = 10
+    search_rounds: int
+    final: TrainingConfig
+    rounds: tuple[int, ...]
+    barrier_rounds: tuple[int, ...]
+    transfers: tuple[str, ...] = ("dense", "solution", "signs", "mask", "lrr:signs-norm")
+    seeds: tuple[int, ...] = (1, 2)
+    barrier_seeds: tuple[int, ...] | None = None
+    model_options: dict[str, Any] = field(default_factory=dict)
+
+
+PAPER = SMALL_IMAGES["resnet50"].final
+EXPERIMENTS = {
+    "cifar10-resnet8": Experiment(
+        dataset="uoft-cs/cifar10",
+        model="resnet8",
+        image_size=16,
+        images=5000,
+        methods=("aws",),
+        warmup_epochs=10,
+        epochs_per_round=6,
+        search_rounds=10,
+        final=replace(PAPER, epochs=24, batch_size=64),
+        rounds=(10,),
+        barrier_rounds=(10,),
+        seeds=(1, 2, 3),
+    ),
+    "tiny32-resnet20": Experiment(
+        dataset="tiny-imagenet-32",
+        model="resnet20",
+        image_size=16,
+        images=10_000,
+        warmup_epochs=10,
+        epochs_per_round=4,
+        search_rounds=9,
+        final=replace(PAPER, epochs=16, batch_size=64),
+        rounds=(9,),
+        barrier_rounds=(9,),
+        barrier_seeds=(1,),
+        transfers=("dense", "solution", "signs", "aws:mask", "lrr:signs-norm"),
+    ),
+    "tiny32-resnet50": Experiment(
+        dataset="tiny-imagenet-32",
+        model="resnet50",
+        warmup_epochs=10,
+        epochs_per_round=10,
+        search_rounds=11,
+        final=replace(PAPER, epochs=60),
+        rounds=(7, 9, 11),
+        barrier_rounds=(11,),
+    ),
+}
+SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round": 1, "search_rounds": 2, "seeds": (1,)}
+
+
+def main() -> None:
+    parser = options(__doc__, None, {row.model: SMALL_IMAGES["resnet20"] for row in EXPERIMENTS.values()})
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--threads", type=int, default=None, help="of this process, on a CPU")
+    given = parser.parse_args()
+    row = EXPERIMENTS[given.experiment]
+    if given.smoke:
+        row = replace(row, **SMOKE, rounds=(2,), barrier_rounds=(2,), final=replace(row.final, epochs=1, batch_size=8))
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    given.output_dir = given.output_dir or f"runs/{given.experiment}"
+    accelerator = accelerator_for(given)
+    data = load_data(
+        made_up_images(32) if given.smoke else given.dataset or row.dataset,
+        max_train_samples=row.images,
+        augmentation=replace(CIFAR, size=row.image_size, padding=row.image_size // 8),
+        decoded=True,
+        workers=given.workers,
+    ).to(accelerator.device)
+    fresh = partial(fresh_network, row, data.num_classes, channels_last=given.channels_last)
+
+    searches, busy = [], []
+    for method in row.methods:
+        folder = f"{given.output_dir}/search-{method}"
+        config = SignedMaskConfig(
+            method=method,
+            rounds=row.search_rounds,
+            warmup_epochs=row.warmup_epochs,
+            epochs_per_round=row.epochs_per_round,
+            architecture=row.model,
+        )
+        searches.append(folder)
+        try:
+            find_signed_mask(
+                fresh(0),
+                data.train,
+                config,
+                replace(row.final, schedule="constant"),
+                output_dir=folder,
+                accelerator=accelerator,
+                test_data=data.test,
+                told={"dataset": data.name, "task": "image-classification"},
+            )
+        except FolderBusy:
+            busy.append(folder)
+    if busy:
+        accelerator.print(f"{', '.join(busy)}: under way in another process; started again after it, this goes on")
+        return
+    comparison = Comparison(
+        searches,
+        fresh,
+        data,
+        row.final,
+        output_dir=f"{given.output_dir}/comparison",
+        accelerator=accelerator,
+        rounds=row.rounds,
+        transfers=row.transfers,
+        seeds=row.seeds,
+        barrier_seeds=row.barrier_seeds,
+        barrier_rounds=row.barrier_rounds,
+    )
+    comparison.run()
+    accelerator.print((comparison.folder / "table.md").read_text())
+
+
+def fresh_network(row: Experiment, num_classes: int, seed: int, *, channels_last: bool) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(row.model, num_classes, image_size=row.image_size, **row.model_options)
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once and kept."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from .analysis import negative_gammas, sign_flips, with_norms_reset
+from .bare import parameters_of
+from .config import PROTOCOLS
+from .connectivity import error_barrier
+from .data import ImageData, batches
+from .files import replace_file
+from .final import MODEL_FILE, RESULT_FILE, final_training
+from .folder import MASK_FILE
+from .mask import SignedMask
+from .plots import draw
+from .report import results_for_card, table
+from .run import FolderBusy
+from .search import round_folder
+from .training import TrainingConfig, evaluate, recalibrate
+from .transfers import TRANSFERS, transfer_
+from .weights import load_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ROWS_FILE, TABLE_FILE = "results.jsonl", "table.md"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found in one round."""
+
+    folder: Path
+    round: int
+
+    @cached_property
+    def mask(self) -> SignedMask:
+        return SignedMask.from_pretrained(self.folder)
+
+    @property
+    def method(self) -> str:
+        assert self.mask.config is not None  # a search writes it
+        return self.mask.config.method
+
+    @property
+    def architecture(self) -> str | None:
+        return self.mask.config.architecture if self.mask.config else None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-round-{self.round:02}"
+
+    def facts(self) -> Row:
+        assert self.mask.config is not None
+        return {
+            "method": self.method,
+            "round": self.round,
+            "remaining": self.mask.remaining,
+            "remaining_total": self.mask.remaining_total,
+            "protocol": self.mask.config.protocol,
+            "signed_mask": hashlib.sha256((self.folder / MASK_FILE).read_bytes()).hexdigest()[:16],
+        }
+
+
+DENSE_FACTS: Row = {"method": None, "round": None, "remaining": 1.0, "remaining_total": 1.0, "protocol": "paper"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One final training: A(theta, u), where `seed` makes theta_init and `data_seed` is u."""
+
+    found: Found | None  # None: dense
+    transfer: str
+    seed: int
+    data_seed: int
+
+    @property
+    def name(self) -> str:
+        found = f"{self.found.name}-" if self.found else ""
+        return f"{found}{self.transfer}-seed{self.seed}-u{self.data_seed}"
+
+    @property
+    def other(self) -> "Job":
+        """The same start with other SGD noise, to measure stability."""
+        return replace(self, data_seed=self.data_seed + OTHER_NOISE)
+
+    def facts(self) -> Row:
+        found = self.found.facts() if self.found else DENSE_FACTS
+        return {"kind": "accuracy", **found, "transfer": self.transfer, "seed": self.seed}
+
+
+OTHER_NOISE = 1000  # added to the seed of the data order
+
+
+class Comparison:
+    """Jobs in a folder. Started again, what is done is not done again; several processes may share the work.
+
+    Args:
+        searches: folders that find_signed_mask wrote.
+        fresh: seed -> a freshly initialized network.
+        training: of every final training.
+        rounds: which of the searches' rounds to start from.
+        transfers: keys of TRANSFERS, for every search, or for those of one method (`lrr:mask`); `dense` once a seed.
+        seeds: of the initialization and of the data order, n of the tables.
+        barrier_rounds: of `rounds`; in these the barrier of each start to the solution is measured (LMC), and it is
+            trained twice, for its stability against SGD noise.
+        barrier_seeds: of `seeds`, with which starts are trained twice; None: all.
+    Raises: ValueError for an unknown transfer, or a round that a search does not have.
+    """
+
+    def __init__(
+        self,
+        searches: Sequence[str | Path],
+        fresh: Callable[[int], nn.Module],
+        data: ImageData,
+        training: TrainingConfig,
+        *,
+        output_dir: str | Path,
+        accelerator: "Accelerator",
+        rounds: Sequence[int],
+        transfers: Sequence[str] = ("dense", "solution", "signs", "mask"),
+        seeds: Sequence[int] = (1, 2, 3),
+        barrier_rounds: Sequence[int] = (),
+        barrier_seeds: Sequence[int] | None = None,
+    ):
+        self.searches = [Path(folder) for folder in searches]
+        self.fresh, self.data, self.training = fresh, data, training
+        self.folder, self.accelerator = Path(output_dir), accelerator
+        self.transfers, self.seeds, self.barrier_rounds = tuple(transfers), tuple(seeds), tuple(barrier_rounds)
+        self.barrier_seeds = self.seeds if barrier_seeds is None else tuple(barrier_seeds)
+        if unknown := [name for name in transfers if name.rpartition(":")[2] not in TRANSFERS]:
+            raise ValueError(f"unknown transfer {', '.join(unknown)}; there are {', '.join(TRANSFERS)}")
+        self.found = [Found(round_folder(s, index), index) for index in rounds for s in self.searches]
+        if missing := [str(found.folder) for found in self.found if not found.folder.is_dir()]:
+            raise ValueError(f"no such rounds: {', '.join(missing)}; has the search come so far?")
+        if unused := set(barrier_rounds) - set(rounds):
+            raise ValueError(f"barrier_rounds {sorted(unused)} are not among the rounds {sorted(rounds)}")
+
+    def jobs(self) -> Iterator[Job]:
+        """All of them; the sparsest round with all seeds first, so that what is done early tells most."""
+        for seed in self.seeds:
+            if "dense" in self.transfers:
+                yield Job(None, "dense", seed, seed)
+        for index in sorted({found.round for found in self.found}, reverse=True):
+            for seed in self.seeds:
+                for found in (found for found in self.found if found.round == index):
+                    for transfer in self._transfers_of(found):
+                        job = Job(found, transfer, seed, seed)
+                        yield job
+                        if self._trained_twice(job):
+                            yield job.other
+
+    def _transfers_of(self, found: Found) -> list[str]:
+        split = [name.rpartition(":") for name in self.transfers if name != "dense"]
+        return [name for method, _, name in split if method in ("", found.method)]
+
+    def _trained_twice(self, job: Job) -> bool:
+        return job.found is not None and job.found.round in self.barrier_rounds and job.seed in self.barrier_seeds
+
+    def run(self) -> list[Row]:
+        """Do what is not done, and write the results of what is: results.jsonl, table.md, plots and cards.
+
+        Returns: the rows of results.jsonl; those of jobs that other processes have under way are missing.
+        """
+        rows, busy = [], 0
+        for job in self.jobs():
+            try:
+                rows.append(self._train(job))
+            except FolderBusy:
+                busy += 1
+        for make in (self._barriers, self._analyses):
+            for row in make():
+                if row is None:
+                    busy += 1
+                else:
+                    rows.append(row)
+        if self.accelerator.is_main_process:
+            self._write(rows)
+        if busy:
+            self.accelerator.print(
+                f"{busy} jobs are under way in other processes, or wait for these; the last to end writes all"
+            )
+        return rows
+
+    def _train(self, job: Job) -> Row:
+        folder = self.folder / "trainings" / job.name
+        if (folder / RESULT_FILE).exists():  # at once, without a network
+            return json.loads((folder / RESULT_FILE).read_text())
+        protocol = PROTOCOLS[job.facts()["protocol"]]
+        self.accelerator.print(job.name)
+        return final_training(
+            self._start(job.found, job.transfer, job.seed if protocol.seeded_init else job.data_seed),
+            self.data,
+            self.training,
+            output_dir=folder,
+            accelerator=self.accelerator,
+            facts=job.facts(),
+            seed=job.data_seed,
+            recalibrated=protocol.recalibrate,
+        )
+
+    def _start(self, found: Found | None, name: str, seed: int) -> nn.Module:
+        model, transfer = self.fresh(seed), TRANSFERS[name]
+        if found is not None:
+            weights = load_weights(found.folder, found.mask) if transfer.needs_weights else None
+            transfer_(model, transfer, found.mask, weights=weights, seed=seed)
+        return model
+
+    def _trained(self, job: Job) -> nn.Module | None:
+        path = self.folder / "trainings" / job.name / MODEL_FILE
+        if not path.exists():
+            return None
+        model = self.fresh(job.seed)
+        model.load_state_dict(safetensors.torch.load_file(path))
+        return model.to(self.accelerator.device)
+
+    def _barriers(self) -> Iterator[Row | None]:
+        for job in self.jobs():
+            if job.found is None or job.found.round not in self.barrier_rounds or job.data_seed != job.seed:
+                continue
+            ends = {"stability": job.other} if self._trained_twice(job) else {}
+            if job.transfer != "solution" and "solution" in self._transfers_of(job.found):
+                ends["lmc"] = replace(job, transfer="solution")
+            for kind, end in ends.items():
+                yield self._once(
+                    f"{kind}-{job.name}", lambda kind=kind, job=job, end=end: self._barrier(kind, job, end)
+                )
+
+    def _barrier(self, kind: str, job: Job, end: Job) -> Row | None:
+        a, b = self._trained(job), self._trained(end)
+        if a is None or b is None:
+            return None
+        barrier = error_barrier(
+            a,
+            b,
+            self.data.test,
+            accelerator=self.accelerator,
+            train_data=self.data.train,
+            batch_size=self.training.batch_size,
+        )
+        return {**job.facts(), "kind": kind, **asdict(barrier), "barrier": barrier.barrier}
+
+    def _analyses(self) -> Iterator[Row | None]:
+        for search in self.searches:
+            for folder in sorted(search.glob("round-*")):
+                found = Found(folder, int(folder.name.removeprefix("round-")))
+                yield self._once(f"analysis-{found.name}", lambda found=found: self._analysis(found))
+
+    def _analysis(self, found: Found) -> Row:
+        """Of the pruned network as the search left it."""
+        fresh = self.fresh(0).to(self.accelerator.device)
+        psi_init = {name: parameter.detach().clone() for name, parameter in parameters_of(fresh).items()}
+        model = self._start(found, "solution", 0).to(self.accelerator.device)
+        before = Found(round_folder(found.folder.parent, found.round - 1), found.round - 1)
+        return {
+            "kind": "analysis",
+            **found.facts(),
+            "sign_flips": sign_flips(before.mask, found.mask) if before.folder.is_dir() else None,
+            "negative_gammas": negative_gammas(model),
+            "accuracy": self._accuracy(model),
+            "accuracy_norms_reset": self._accuracy(with_norms_reset(model, psi_init)),
+            "layers": {row.name: row.remaining for row in found.mask.table() if row.prunable},
+        }
+
+    def _accuracy(self, model: nn.Module) -> float:
+        recalibrate(model, batches(self.data.train, self.training.batch_size, seed=0))
+        return evaluate(model, self.data.test, accelerator=self.accelerator)
+
+    def _once(self, name: str, make: Callable[[], Row | None]) -> Row | None:
+        """The row kept under `name`; made and kept if there is none. None if another process makes it."""
+        from accelerate.utils import broadcast_object_list
+
+        path = self.folder / "measurements" / f"{name}.json"
+        lock, main = FileLock(f"{path}.lock"), self.accelerator.is_main_process
+        mine = [True]
+        if main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                mine = [False]
+        broadcast_object_list(mine)
+        if not mine[0]:
+            return None
+        try:
+            if path.exists():
+                return json.loads(path.read_text())
+            if (row := make()) is None:
+                return None
+            self.accelerator.wait_for_everyone()
+            text = json.dumps(row) + "\n"
+            if main:
+                replace_file(path, text.encode())
+            return json.loads(text)
+        finally:
+            lock.release()
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        shared = {"model": self.found[0].architecture, "dataset": self.data.name}
+        rows = [{**shared, **row} for row in rows]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        replace_file(self.folder / ROWS_FILE, text.encode())
+        replace_file(self.folder / TABLE_FILE, table(rows).encode())
+        try:
+            draw(rows, self.folder / "plots")
+        except ModuleNotFoundError as error:  # an extra
+            self.accelerator.print(f"no plots: {error}")
+        for found in self.found:
+            found.mask.results = tuple(results_for_card(rows, found.method, found.round))
+            if found.mask.results:
+                found.mask.save_pretrained(self.folder / "masks" / found.name)
