@@ -59,7 +59,9 @@ EXPERIMENTS = {
         final=replace(PAPER, epochs=24, batch_size=64),
         rounds=(10,),
         barrier_rounds=(10,),
+        transfers=("dense", "solution", "signs", "mask"),
         seeds=(1, 2, 3),
+        barrier_seeds=(1,),
     ),
     "tiny32-resnet20": Experiment(
         dataset="tiny-imagenet-32",

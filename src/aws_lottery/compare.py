@@ -147,18 +147,18 @@ class Comparison:
             raise ValueError(f"barrier_rounds {sorted(unused)} are not among the rounds {sorted(rounds)}")
 
     def jobs(self) -> Iterator[Job]:
-        """All of them; the sparsest round with all seeds first, so that what is done early tells most."""
-        for seed in self.seeds:
-            if "dense" in self.transfers:
-                yield Job(None, "dense", seed, seed)
-        for index in sorted({found.round for found in self.found}, reverse=True):
-            for seed in self.seeds:
-                for found in (found for found in self.found if found.round == index):
-                    for transfer in self._transfers_of(found):
-                        job = Job(found, transfer, seed, seed)
-                        yield job
-                        if self._trained_twice(job):
-                            yield job.other
+        """All of them, the sparsest round first and second trainings last, so that what is done early tells most."""
+        yield from (Job(None, "dense", seed, seed) for seed in self.seeds if "dense" in self.transfers)
+        first = [
+            Job(found, transfer, seed, seed)
+            for index in sorted({found.round for found in self.found}, reverse=True)
+            for seed in self.seeds
+            for found in self.found
+            if found.round == index
+            for transfer in self._transfers_of(found)
+        ]
+        yield from first
+        yield from (job.other for job in first if self._trained_twice(job))
 
     def _transfers_of(self, found: Found) -> list[str]:
         split = [name.rpartition(":") for name in self.transfers if name != "dense"]

@@ -67,7 +67,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     given = parser.parse_args()
     model_name = given.model or next(iter(settings))
     paper = settings[model_name]
-    search = {name: getattr(paper, name) for name in SMOKE} | (SMOKE if given.smoke else {})
+    search: dict[str, Any] = {name: getattr(paper, name) for name in SMOKE} | (SMOKE if given.smoke else {})
     search |= {name: value for name in SMOKE if (value := getattr(given, name)) is not None}
     config = SignedMaskConfig(
         method=given.method, protocol=given.protocol, seed=given.seed, architecture=model_name, **search
@@ -160,7 +160,7 @@ def compare_main(description: str | None, settings: Mapping[str, Mapping[str, Se
     given = parser.parse_args()
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
     name = given.model or Found(round_folder(given.searches[0], given.rounds[0]), given.rounds[0]).architecture
-    if name not in settings[given.recipe]:
+    if name is None or name not in settings[given.recipe]:
         parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(settings[given.recipe])}")
     accelerator = accelerator_for(given)
     data = _data(given, accelerator)
