@@ -10,8 +10,10 @@ without interpolation. --device cuda, --dtype bf16, --channels_last and --compil
 
 import argparse
 import copy
+import itertools
 import statistics
 import time
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -56,26 +58,43 @@ WAYS = {"dense": lambda model: model, "ours": ours, "weight * mask": multiplied}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Stepper:
-    """One network with its optimizer, trained on one random batch."""
+Batch = tuple[torch.Tensor, torch.Tensor]
 
-    def __init__(self, model: nn.Module, options: argparse.Namespace):
-        self.device, self.dtype = options.device, DTYPES[options.dtype]
-        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=memory_format)
+
+class Stepper:
+    """One network with its optimizer, trained on batches that never end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterator[Batch],
+        *,
+        device: str,
+        dtype: str = "fp32",
+        channels_last: bool = False,
+        compiled: bool = False,
+        ahead: int = 0,
+    ):
+        """Args:
+        ahead: batches that workers may have got ready while something else ran; they are not trained on.
+        """
+        self.device, self.dtype, self.batches, self.ahead = device, DTYPES[dtype], batches, ahead
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)
         self.optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-        self.forward = torch.compile(self.model) if options.compile else self.model
-        shape = (options.batch, 3, options.size, options.size)
-        self.x = torch.randn(shape, device=self.device).to(memory_format=memory_format)
-        self.y = torch.zeros(options.batch, dtype=torch.int64, device=self.device)
+        self.forward = torch.compile(self.model) if compiled else self.model
 
     def time(self, steps: int) -> float:
+        """Seconds a step, over so many."""
+        for _ in range(self.ahead):
+            next(self.batches)
         self._wait()
         start = time.perf_counter()
-        for _ in range(steps):
+        for x, y in itertools.islice(self.batches, steps):
+            x, y = x.to(self.device).to(memory_format=self.memory_format), y.to(self.device)
             with torch.autocast(self.device, self.dtype, enabled=self.dtype is not torch.float32):
-                out = self.forward(self.x)
-            F.cross_entropy((out if torch.is_tensor(out) else out.logits).float(), self.y).backward()
+                out = self.forward(x)
+            F.cross_entropy((out if torch.is_tensor(out) else out.logits).float(), y).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
         self._wait()
@@ -84,6 +103,37 @@ class Stepper:
     def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def random_batch(batch_size: int, size: int, device: str) -> Iterator[Batch]:
+    """The same batch of noise again and again."""
+    x = torch.randn(batch_size, 3, size, size, device=device)
+    return itertools.repeat((x, torch.zeros(batch_size, dtype=torch.int64, device=device)))
+
+
+def interleaved(steppers: Mapping[str, Stepper], *, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds a step, a value a round; all of them in turn, round after round, once they have warmed up."""
+    for stepper in steppers.values():
+        stepper.time(3)
+    times: dict[str, list[float]] = {name: [] for name in steppers}
+    for _ in range(rounds):
+        for name, stepper in steppers.items():
+            times[name].append(stepper.time(steps))
+    return times
+
+
+def tell(times: Mapping[str, list[float]], batch_size: int) -> None:
+    """A line each: medians, and ratios to the first in the same round."""
+    first = next(iter(times))
+    width = max(map(len, times))
+    for name, values in times.items():
+        ratios = sorted(value / base for value, base in zip(values, times[first], strict=True))
+        low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]
+        median = statistics.median(values)
+        print(
+            f"{name:{width}} {1e3 * median:9.2f} ms/step {batch_size / median:8.0f} images/s   "
+            f"{statistics.median(ratios):.3f} of {first} (quartiles {low:.3f}-{high:.3f})"
+        )
 
 
 def main() -> None:
@@ -101,22 +151,13 @@ def main() -> None:
     torch.manual_seed(0)
     small = {} if options.model.startswith(("resnet20", "resnet32")) else {"small_image": False}
     base = create_model(options.model, 1000, image_size=options.size, **small).to(options.device)
-    steppers = {name: Stepper(way(copy.deepcopy(base)), options) for name, way in WAYS.items()}
-    for stepper in steppers.values():
-        stepper.time(3)
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(options.rounds):
-        for name, stepper in steppers.items():
-            times[name].append(stepper.time(options.steps))
+    settings = {name: getattr(options, name) for name in ("device", "dtype", "channels_last")}
+    settings |= {"compiled": options.compile}
+    batches = random_batch(options.batch, options.size, options.device)
+    steppers = {name: Stepper(way(copy.deepcopy(base)), batches, **settings) for name, way in WAYS.items()}
     where = f"{options.device}, {torch.get_num_threads()} threads"
     print(f"{options.model}, {options.size} px, batch {options.batch}, {where}")
-    for name, values in times.items():
-        ratios = sorted(value / dense for value, dense in zip(values, times["dense"], strict=True))
-        low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]
-        print(
-            f"{name:15} {1e3 * statistics.median(values):9.2f} ms/step   {statistics.median(ratios):.3f} of dense "
-            f"(quartiles {low:.3f}-{high:.3f})"
-        )
+    tell(interleaved(steppers, rounds=options.rounds, steps=options.steps), options.batch)
 
 
 if __name__ == "__main__":
