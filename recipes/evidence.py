@@ -19,7 +19,7 @@ from torch import nn
 from aws_lottery import SignedMaskConfig, TrainingConfig, create_model, find_signed_mask, load_data
 from aws_lottery.compare import Comparison
 from aws_lottery.data.known import CIFAR
-from aws_lottery.recipe import accelerator_for, made_up_images, options
+from aws_lottery.recipe import accelerator_for, machine_options, made_up_images
 from aws_lottery.run import FolderBusy
 from aws_lottery.settings import SMALL_IMAGES
 
@@ -92,15 +92,13 @@ SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round
 
 
 def main() -> None:
-    parser = options(__doc__, None, {row.model: SMALL_IMAGES["resnet20"] for row in EXPERIMENTS.values()})
+    parser = machine_options(__doc__)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
-    parser.add_argument("--threads", type=int, default=None, help="of this process, on a CPU")
+    parser.add_argument("--dataset", default=None, help="folder or id on the Hub; default: the experiment's")
     given = parser.parse_args()
     row = EXPERIMENTS[given.experiment]
     if given.smoke:
         row = replace(row, **SMOKE, rounds=(2,), barrier_rounds=(2,), final=replace(row.final, epochs=1, batch_size=8))
-    if given.threads:
-        torch.set_num_threads(given.threads)
     given.output_dir = given.output_dir or f"runs/{given.experiment}"
     accelerator = accelerator_for(given)
     data = load_data(

@@ -29,27 +29,32 @@ from .weights import load_weights
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
 
 
-def options(description: str | None, dataset: str | None, settings: Mapping[str, Settings]) -> argparse.ArgumentParser:
-    """The options that every recipe has; `settings` are the networks to choose from, the first is the default."""
+def machine_options(description: str | None) -> argparse.ArgumentParser:
+    """The options that every recipe has: where it runs and writes, not what."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
-    parser.add_argument("--model", choices=list(settings), default=None, help="a network of aws_lottery.create_model")
-    parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
-    parser.add_argument(
-        "--batch_size", type=int, default=None, help="over all processes together; default: the paper's"
-    )
-    parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
-    parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
     parser.add_argument("--output_dir", default=None)
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default=None)
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--workers", type=int, default=None, help="processes that decode; one a core, 8 at most")
+    parser.add_argument("--threads", type=int, default=None, help="of each process on a CPU; default: torch's")
     parser.add_argument(
-        "--report_to", choices=("none", "tensorboard", "wandb", "trackio"), default="none", help="pip install it first"
+        "--report_to", choices=("none", "tensorboard", "wandb", "trackio"), default="none", help="pip install it"
     )
     parser.add_argument("--smoke", action="store_true", help="seconds, on made-up images; shows that it runs, no more")
+    return parser
+
+
+def options(description: str | None, dataset: str | None, settings: Mapping[str, Settings]) -> argparse.ArgumentParser:
+    """Those of the recipes with the paper's hyper-parameters; of the networks in `settings` the first is the default."""
+    parser = machine_options(description)
+    parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
+    parser.add_argument("--model", choices=list(settings), default=None, help="a network of aws_lottery.create_model")
+    parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
+    parser.add_argument("--batch_size", type=int, default=None, help="over all processes; default: the paper's")
+    parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
+    parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
     return parser
 
 
@@ -204,6 +209,8 @@ def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = Map
         raise SystemExit(f"--report_to {given.report_to} needs a package of that name: pip install {given.report_to}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aws_lottery").setLevel(logging.INFO)
+    if given.threads:
+        torch.set_num_threads(given.threads)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes on CPUs that torchrun starts stay strangers
         mixed_precision=given.mixed_precision,
