@@ -47,7 +47,7 @@ def machine_options(description: str | None) -> argparse.ArgumentParser:
 
 
 def options(description: str | None, dataset: str | None, settings: Mapping[str, Settings]) -> argparse.ArgumentParser:
-    """Those of the recipes with the paper's hyper-parameters; of the networks in `settings` the first is the default."""
+    """Those of recipes with the paper's hyper-parameters; the first network in `settings` is the default."""
     parser = machine_options(description)
     parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
     parser.add_argument("--model", choices=list(settings), default=None, help="a network of aws_lottery.create_model")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+OF_FINAL_TRAINING = ("epochs", "schedule", "milestones", "min_learning_rate")  # stages have a constant rate
+
+
 def round_folder(output_dir: str | Path, index: int) -> Path:
     """Where a search leaves the signed mask of round `index`."""
     return Path(output_dir) / f"round-{index:02}"
@@ -65,11 +68,12 @@ def find_signed_mask(
     """
     model.to(accelerator.device)
     pruner = pruner_for(model, config)
+    used = {name: value for name, value in asdict(training).items() if name not in OF_FINAL_TRAINING}
     run = Run(
         output_dir,
         {
             "search": pruner.config.to_dict(),
-            "training": asdict(training),
+            "training": used,
             "seed": seed,
             "images": len(data),
         },
@@ -85,7 +89,7 @@ def find_signed_mask(
 
     def keep(index: int, mask: SignedMask) -> None:
         if accelerator.is_main_process:
-            mask.provenance = provenance(**{"training": asdict(training), **told})
+            mask.provenance = provenance(**{"training": used, **told})
             folder = round_folder(run.folder, index)
             mask.save_pretrained(folder)
             save_weights(folder, pruner.sparse_copy(), mask)
