@@ -9,7 +9,8 @@ alpha * (scale, bias) + (1 - alpha) * (1, 0); images cropped and flipped one by 
 has the images on the device and augments whole batches there. All ways run in turn, round after round, with the same
 optimizer, on the same random images with CIFAR's augmentation; ratios are to `plain`, the dense float32 step with the
 data on the device, in the same round. What workers got ready while another way ran is thrown away first. A GPU
-multiplies float32 convolutions in TF32, as torch does unless told otherwise. --smoke: a minute, most of it compiling; no meaning.
+multiplies float32 convolutions in TF32, as torch does unless told otherwise. --smoke: a minute or two of
+compiling, no meaning.
 """
 
 import argparse
