@@ -10,7 +10,6 @@ of each figure and table. --smoke: seconds on a CPU, on made-up images.
 """
 
 from aws_lottery.recipe import compare_main
-from aws_lottery.settings import IMAGENET, SMALL_IMAGES
 
 if __name__ == "__main__":
-    compare_main(__doc__, {"small": SMALL_IMAGES, "imagenet": IMAGENET})
+    compare_main(__doc__)

@@ -9,8 +9,6 @@ Writes result.json with the accuracy before and after training, and model.safete
 """
 
 from aws_lottery.recipe import final_main
-from aws_lottery.settings import IMAGENET, IMAGENET_RELEASED_CODE, SMALL_IMAGES
 
 if __name__ == "__main__":
-    rows = {"small": SMALL_IMAGES, "imagenet": IMAGENET, "imagenet-released-code": IMAGENET_RELEASED_CODE}
-    final_main(__doc__, rows)
+    final_main(__doc__)

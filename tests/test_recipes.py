@@ -78,6 +78,18 @@ def test_a_search_recipe_and_the_final_training_from_its_mask(monkeypatch, tmp_p
     assert (tmp_path / "final/result.json").stat().st_mtime_ns == written  # what is done is not done again
 
 
+def test_an_experiment_and_another_comparison_of_its_search(monkeypatch, tmp_path):
+    monkeypatch.setattr("aws_lottery.data.loading._folder", lambda cache_dir: tmp_path / "cache")
+    run_here(monkeypatch, "evidence.py", "cifar10-resnet8", "--output_dir", tmp_path)
+    table = (tmp_path / "comparison/table.md").read_text()
+    assert table.count("| AWS: fresh + signed mask |") == 3  # accuracy, stability, connectivity
+
+    arguments = [tmp_path / "search-aws", "--rounds", 1, "--seeds", 1, "--transfers", "signs", "random-signs"]
+    run_here(monkeypatch, "compare.py", *arguments, "--output_dir", tmp_path / "again")
+    rows = [json.loads(line) for line in (tmp_path / "again/results.jsonl").read_text().splitlines()]
+    assert [row.get("transfer") for row in rows] == ["signs", "random-signs", None, None]
+
+
 def test_every_recipe_is_run_by_a_test():
     recipes = {path.name for path in (ROOT / "recipes").glob("*.py")}
     assert recipes == {
@@ -85,5 +97,7 @@ def test_every_recipe_is_run_by_a_test():
         "aws_digits.py",
         "aws_imagenet.py",
         "aws_tiny_imagenet.py",
+        "compare.py",
+        "evidence.py",
         "train_from_mask.py",
     }

@@ -21,8 +21,8 @@ from .final import final_training
 from .mask import SignedMask
 from .models import create_model
 from .search import find_signed_mask, round_folder
-from .settings import Settings
-from .training import TrainingConfig, steps_an_epoch
+from .settings import RECIPES, Settings
+from .training import OPTIMIZERS, TrainingConfig, steps_an_epoch
 from .transfers import TRANSFERS, transfer_
 from .weights import load_weights
 
@@ -54,6 +54,8 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
     parser.add_argument("--batch_size", type=int, default=None, help="over all processes; default: the paper's")
     parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
+    parser.add_argument("--weight_decay", type=float, default=None, help="default: the paper's")
+    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=None, help="default: the paper's")
     parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
     return parser
 
@@ -105,22 +107,22 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     accelerator.end_training()
 
 
-def final_main(description: str | None, settings: Mapping[str, Mapping[str, Settings]]) -> None:
+def final_main(description: str | None) -> None:
     """The command line of the final training from a mask: A(|theta_init| s), or one of its controls."""
-    networks = {name: row for rows in settings.values() for name, row in rows.items()}
+    networks = {name: row for rows in RECIPES.values() for name, row in rows.items()}
     parser = options(description, None, networks)
     parser.add_argument("mask", help="folder, or id on the Hub")
     parser.add_argument("--revision", default=None, help="of the mask on the Hub")
     parser.add_argument("--transfer", choices=list(TRANSFERS), default="signs")
-    parser.add_argument("--recipe", choices=list(settings), default=next(iter(settings)), help="whose hyper-parameters")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="small", help="whose hyper-parameters")
     parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
     parser.add_argument("--data_seed", type=int, default=None, help="u, the SGD noise; default: as --seed")
     given = parser.parse_args()
     mask = SignedMask.from_pretrained(given.mask, revision=given.revision)
     name = given.model or (mask.config.architecture if mask.config else None)
-    if name is None or name not in settings[given.recipe]:
-        parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(settings[given.recipe])}")
-    config = _final(settings[given.recipe][name], given)
+    if name is None or name not in RECIPES[given.recipe]:
+        parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(RECIPES[given.recipe])}")
+    config = _final(RECIPES[given.recipe][name], given)
     given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
     given.data_seed = given.seed if given.data_seed is None else given.data_seed
     _train_from(mask, name, config, given)
@@ -142,14 +144,15 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
         accelerator=accelerator,
         facts=facts,
         seed=given.data_seed,
+        recalibrated=mask.config is None or PROTOCOLS[mask.config.protocol].recalibrate,
     )
     accelerator.print(f"{given.output_dir}: {json.dumps(result, indent=2)}")
     accelerator.end_training()
 
 
-def compare_main(description: str | None, settings: Mapping[str, Mapping[str, Settings]]) -> None:
+def compare_main(description: str | None) -> None:
     """The command line of a comparison: final trainings from the masks of one or more searches."""
-    networks = {name: row for rows in settings.values() for name, row in rows.items()}
+    networks = {name: row for rows in RECIPES.values() for name, row in rows.items()}
     parser = options(description, None, networks)
     parser.add_argument("searches", nargs="+", help="folders that search recipes wrote")
     parser.add_argument("--rounds", type=int, nargs="+", required=True)
@@ -160,20 +163,20 @@ def compare_main(description: str | None, settings: Mapping[str, Mapping[str, Se
     parser.add_argument(
         "--barrier_rounds", type=int, nargs="*", default=[], help="of --rounds; each start trains twice"
     )
-    parser.add_argument("--recipe", choices=list(settings), default=next(iter(settings)), help="whose hyper-parameters")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="small", help="whose hyper-parameters")
     parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
     given = parser.parse_args()
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
     name = given.model or Found(round_folder(given.searches[0], given.rounds[0]), given.rounds[0]).architecture
-    if name is None or name not in settings[given.recipe]:
-        parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(settings[given.recipe])}")
+    if name is None or name not in RECIPES[given.recipe]:
+        parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(RECIPES[given.recipe])}")
     accelerator = accelerator_for(given)
     data = _data(given, accelerator)
     comparison = Comparison(
         given.searches,
         lambda seed: _fresh(name, data, given, seed),
         data,
-        _final(settings[given.recipe][name], given),
+        _final(RECIPES[given.recipe][name], given),
         output_dir=given.output_dir,
         accelerator=accelerator,
         rounds=given.rounds,
@@ -193,8 +196,9 @@ def _final(settings: Settings, given: argparse.Namespace) -> TrainingConfig:
 
 def _adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConfig:
     """With what the command line says otherwise than the paper."""
-    batch_size = given.batch_size or (8 if given.smoke else config.batch_size)
-    return replace(config, batch_size=batch_size, learning_rate=given.learning_rate or config.learning_rate)
+    names = ("batch_size", "learning_rate", "weight_decay", "optimizer")
+    said = {name: value for name in names if (value := getattr(given, name)) is not None}
+    return replace(config, **({"batch_size": 8} if given.smoke else {}) | said)
 
 
 def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:

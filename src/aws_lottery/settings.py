@@ -35,6 +35,7 @@ SMALL_IMAGES = {
     "resnet32": _SMALL,
     "resnet18": _SMALL,  # not in the paper
     "resnet20": _SMALL,  # not in the paper
+    "resnet8": _SMALL,  # not in the paper
 }
 IMAGENET = {
     "resnet50": _LARGE,
@@ -49,3 +50,5 @@ IMAGENET_RELEASED_CODE = {
     name: replace(row, final=replace(row.final, epochs=100, min_learning_rate=1e-3 if name == "mlp_mixer" else 0.0))
     for name, row in IMAGENET.items()
 }
+
+RECIPES = {"small": SMALL_IMAGES, "imagenet": IMAGENET, "imagenet-released-code": IMAGENET_RELEASED_CODE}
