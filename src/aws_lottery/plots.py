@@ -3,8 +3,7 @@
 import math
 import re
 import statistics
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +40,12 @@ STARTS = {  # transfer -> marker, color
     "shuffled-mask": ("+", "slategray"),
     "magnitudes": ("s", "black"),
 }
-COLORS = {LRR: "tab:blue", AWS: "tab:green", LRR_SIGNS: "tab:orange", AWS_SIGNS: "tab:red"}
+COLORS: dict[Condition, str] = {
+    LRR: "tab:blue",
+    AWS: "tab:green",
+    LRR_SIGNS: "tab:orange",
+    AWS_SIGNS: "tab:red",
+}
 
 
 class Shown(NamedTuple):
@@ -54,34 +58,31 @@ class Shown(NamedTuple):
 
     def conditions_in(self, rows: Sequence[Row]) -> list[Condition]:
         """Those to draw; none if it is not to be drawn."""
-        chosen = [condition for condition in self.conditions if condition in _conditions(rows, self.kind)]
+        there = _conditions(rows, self.kind)
+        chosen = [condition for condition in self.conditions if condition in there]
         return chosen if self.about in chosen and len(chosen) > 1 and re.match(self.networks, title(rows)) else []
 
 
-_FIGURE_2 = ((DENSE, LRR, LRR_SIGNS, LRR_NORM, LRR_MASK), LRR_NORM)
-_FIGURE_3 = ((DENSE, LRR, AWS, LRR_SIGNS, AWS_SIGNS, LRR_MASK), AWS_SIGNS)
+_PARTS = {"a": "accuracy", "b": "stability", "c": "lmc"}
+_FIGURE_2 = (DENSE, LRR, LRR_SIGNS, LRR_NORM, LRR_MASK)
+_FIGURE_3 = (DENSE, LRR, AWS, LRR_SIGNS, AWS_SIGNS, LRR_MASK)
 FIGURES = {
-    "figure2a": Shown("accuracy", *_FIGURE_2),
-    "figure2b": Shown("stability", *_FIGURE_2),
-    "figure2c": Shown("lmc", *_FIGURE_2),
-    "figure3a": Shown("accuracy", *_FIGURE_3, "(?!vgg)"),
-    "figure3b": Shown("stability", *_FIGURE_3, "(?!vgg)"),
-    "figure3c": Shown("lmc", *_FIGURE_3, "(?!vgg)"),
-    "figure4": Shown("accuracy", (DENSE, AWS, AWS_SIGNS, GM), GM),
-    "figure5": Shown("accuracy", (DENSE, LRR, LRR_SIGNS, LRR_SHIFTED), LRR_SHIFTED),
-    "figure6a": Shown("accuracy", *_FIGURE_3, "vgg"),
-    "figure6b": Shown("stability", *_FIGURE_3, "vgg"),
-    "figure6c": Shown("lmc", *_FIGURE_3, "vgg"),
+    **{f"figure2{part}": Shown(kind, _FIGURE_2, about=LRR_NORM) for part, kind in _PARTS.items()},
+    **{f"figure3{part}": Shown(kind, _FIGURE_3, AWS_SIGNS, "(?!(?i:vgg))") for part, kind in _PARTS.items()},
+    "figure4": Shown("accuracy", (DENSE, AWS, AWS_SIGNS, GM), about=GM),
+    "figure5": Shown("accuracy", (DENSE, LRR, LRR_SIGNS, LRR_SHIFTED), about=LRR_SHIFTED),
+    **{f"figure6{part}": Shown(kind, _FIGURE_3, AWS_SIGNS, "(?i:vgg)") for part, kind in _PARTS.items()},
 }
 BARRIERS = {  # kind -> title of its panel, its x axis
     "stability": ("stability against SGD noise", "alpha, from A(θ, u') at 0 to A(θ, u) at 1"),
-    "lmc": ("linear path to the solution", "alpha, from the solution at 0 to A(θ, u) at 1"),
+    "lmc": ("path to the solution", "alpha, from the solution at 0 to A(θ, u) at 1"),
 }
 ANALYSES = {  # key -> y axis, factor
     "sign_flips": ("sign flips since the round before, %", 100.0),
     "negative_gammas": ("normalization scales below 0, %", 100.0),
     "accuracy": ("test accuracy when pruned, %", 1.0),
 }
+SPREAD = "; mean ± std over seeds"
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -89,9 +90,9 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
     Raises: ModuleNotFoundError that says what to install.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures(rows).items():
+        folder.mkdir(parents=True, exist_ok=True)
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=150)
     return paths
@@ -106,105 +107,102 @@ def figures(rows: Sequence[Row]) -> dict[str, "Figure"]:
         made["barriers"] = barrier_figure(rows, found)
     if any(row["kind"] == "analysis" for row in rows):
         made["analysis"] = analysis_figure(rows)
-    for name, shown in FIGURES.items():
-        if found := shown.conditions_in(rows):
-            accuracy = shown.kind == "accuracy"
-            made[name] = accuracy_figure(rows, found) if accuracy else barrier_figure(rows, found, (shown.kind,))
+    for name, (kind, *_) in FIGURES.items():
+        if found := FIGURES[name].conditions_in(rows):
+            made[name] = barrier_figure(rows, found, [kind]) if kind in BARRIERS else accuracy_figure(rows, found)
     return made
 
 
 def accuracy_figure(rows: Sequence[Row], conditions: Sequence[Condition]) -> "Figure":
-    """Accuracy after training against remaining, falling to the right; if there is one round only, a line for each
-    condition with a dot for each seed."""
-    curves: dict[Condition, dict[float, Values]] = defaultdict(dict)
+    """Accuracy after training against remaining, which falls to the right, dense over the whole width.
+
+    If there is only one round to show: conditions below one another, a dot for each seed.
+    """
+    curves: dict[Condition, dict[float, Values]] = {condition: {} for condition in conditions}
+    rounds = set()
     for start, group in first_trainings(rows).items():
-        if values := [row["after"] for row in group if "after" in row]:
+        values = [row["after"] for row in group if "after" in row]
+        if values and (start.method, start.transfer) in curves:
             curves[start.method, start.transfer][group[0]["remaining"]] = values
-    curves = {condition: curves[condition] for condition in conditions}
-    shares = sorted({x for condition in conditions if condition != DENSE for x in curves[condition]}, reverse=True)
-    rounds = {start.round for start in first_trainings(rows) if start.round}
-    figure, ((axes,),) = _panels(rows, 1, 1)
-    (_dots if len(rounds) < 2 else _against_remaining)(axes, curves, shares)
+            rounds.add(start.round)
+    figure, ((axes,),) = _panels(f"{title(rows)}{SPREAD}", 1, 1)
+    (_against_remaining if len(rounds - {None}) > 1 else _below_one_another)(axes, curves)
     return figure
 
 
-def _against_remaining(axes: "Axes", curves: dict[Condition, dict[float, Values]], shares: Sequence[float]) -> None:
+def _against_remaining(axes: "Axes", curves: Mapping[Condition, Mapping[float, Values]]) -> None:
     for condition, points in curves.items():
         if condition == DENSE:
             (values,) = points.values()
-            axes.axhline(statistics.fmean(values), **_look(condition), label=label(*condition))
-            axes.axhspan(*_band(values), color=_look(condition)["color"], alpha=0.12, linewidth=0)
+            axes.axhline(statistics.fmean(values), **_look(DENSE), label=label(*DENSE))
+            axes.axhspan(*_band(values), color="black", alpha=0.12, linewidth=0)
         else:
             _curve(axes, sorted(points), [points[x] for x in sorted(points)], condition)
+    shares = sorted({x for condition, points in curves.items() if condition != DENSE for x in points}, reverse=True)
+    ticks = shares[:: math.ceil(len(shares) / 8)]
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shares[:: math.ceil(len(shares) / 8)], minor=False)
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.2g}")
-    axes.set_xlim(max(shares) * 1.1, min(shares) / 1.1)
+    axes.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
+    axes.set_xlim(shares[0] * 1.1, shares[-1] / 1.1)
     axes.set(xlabel="remaining, share of the prunable weights", ylabel="test accuracy after training, %")
-    _legend(axes)
+    _legend(axes.figure)
 
 
-def _dots(axes: "Axes", curves: dict[Condition, dict[float, Values]], shares: Sequence[float]) -> None:
+def _below_one_another(axes: "Axes", curves: Mapping[Condition, Mapping[float, Values]]) -> None:
     for place, (condition, points) in enumerate(curves.items()):
-        look, values = _look(condition), [value for at in points.values() for value in at]
-        low, high = _band(values)
-        middle = statistics.fmean(values)
-        axes.errorbar(
-            [middle], [place], xerr=[[middle - low], [high - middle]], fmt="D", color=look["color"], capsize=4
-        )
-        axes.plot(values, [place + 0.25] * len(values), ".", color="black", markersize=4)
+        (values,) = points.values()
+        middle, (low, high), color = statistics.fmean(values), _band(values), _look(condition)["color"]
+        axes.errorbar([middle], [place], xerr=[[middle - low], [high - middle]], fmt="D", color=color, capsize=4)
+        axes.plot(values, [place + 0.25] * len(values), "k.", markersize=4)
         if condition == DENSE:
-            axes.axvline(middle, **look, zorder=0)
+            axes.axvline(middle, **_look(DENSE), zorder=0)
     axes.set_yticks(range(len(curves)), [label(*condition) for condition in curves])
     axes.invert_yaxis()
-    left = f", {max(shares):.3f} remaining" if shares else ""
-    axes.set(xlabel=f"test accuracy after training, %{left}")
+    left = [f" ({x:.3f} remaining)" for c, points in curves.items() if c != DENSE for x in points]
+    axes.set_xlabel(f"test accuracy after training, %{left[0] if left else ''}")
 
 
 def barrier_figure(
     rows: Sequence[Row], conditions: Sequence[Condition], kinds: Sequence[str] = tuple(BARRIERS)
 ) -> "Figure":
     """Test error on the line between two networks: a row of panels for each round, a panel for each kind."""
-    shown = [row for row in rows if row["kind"] in kinds]
-    kinds = [kind for kind in kinds if any(row["kind"] == kind for row in shown)]
-    rounds = sorted({row["round"] for row in shown})
-    figure, panels = _panels(rows, len(rounds), len(kinds), sharey=True)
+    chosen = [row for row in rows if row["kind"] in kinds and (row["method"], row["transfer"]) in conditions]
+    kinds = [kind for kind in kinds if any(row["kind"] == kind for row in chosen)]
+    rounds = sorted({row["round"] for row in chosen})
+    figure, panels = _panels(f"{title(rows)}{SPREAD}", len(rounds), len(kinds), sharey=True)
     for index, line in zip(rounds, panels, strict=True):
+        remaining = next(row["remaining"] for row in chosen if row["round"] == index)
         for kind, axes in zip(kinds, line, strict=True):
-            here = [row for row in shown if (row["round"], row["kind"]) == (index, kind)]
+            here = [row for row in chosen if (row["round"], row["kind"]) == (index, kind)]
             for condition in conditions:
                 if group := [row for row in here if (row["method"], row["transfer"]) == condition]:
                     errors = list(zip(*(row["errors"] for row in group), strict=True))
                     _curve(axes, group[0]["alphas"], errors, condition)
             name, x = BARRIERS[kind]
-            remaining = f", {here[0]['remaining']:.3f} remaining" if here else ""
-            axes.set_title(f"{name}{remaining}", fontsize="medium")
+            axes.set_title(f"{name}, {remaining:.3f} remaining", fontsize="medium")
             axes.set(xlabel=x, ylabel="test error, %")
-    _legend(*(axes for line in panels for axes in line))
+            axes.label_outer()
+    _legend(figure)
     return figure
 
 
 def analysis_figure(rows: Sequence[Row]) -> "Figure":
     """What a search does from round to round."""
-    figure, (panels,) = _panels(rows, 1, len(ANALYSES))
-    searches = defaultdict(list)
-    for row in rows:
-        if row["kind"] == "analysis":
-            searches[row["method"]].append(row)
-    for method, group in sorted(searches.items()):
-        group.sort(key=lambda row: row["round"])
-        rounds = [row["round"] for row in group]
-        look = _look((method, "solution"))
+    found = sorted((row for row in rows if row["kind"] == "analysis"), key=lambda row: row["round"])
+    figure, (panels,) = _panels(title(rows), 1, len(ANALYSES))
+    for method in sorted({row["method"] for row in found}):
+        group = [row for row in found if row["method"] == method]
+        rounds, look, name = [row["round"] for row in group], _look((method, "solution")), method.upper()
         for axes, (key, (_, factor)) in zip(panels, ANALYSES.items(), strict=True):
             values = [math.nan if row[key] is None else factor * row[key] for row in group]
-            axes.plot(rounds, values, **look, label=method.upper())
+            axes.plot(rounds, values, **look, label=name)
         reset = [row["accuracy_norms_reset"] for row in group]
-        panels[-1].plot(rounds, reset, **look | {"marker": "s", "mfc": "white"}, label=f"{method.upper()}, norms reset")
+        look |= {"marker": "s", "markerfacecolor": "white"}
+        panels[-1].plot(rounds, reset, **look, label=f"{name}, norms reset")
+    every = sorted({row["round"] for row in found})
     for axes, (name, _) in zip(panels, ANALYSES.values(), strict=True):
+        axes.set_xticks(every[:: math.ceil(len(every) / 10)])
         axes.set(xlabel="round", ylabel=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(panels[-1])
+    _legend(figure)
     return figure
 
 
@@ -217,12 +215,7 @@ def _conditions(rows: Sequence[Row], *kinds: str) -> list[Condition]:
 def _look(condition: Condition) -> dict[str, Any]:
     method, transfer = condition
     marker, color = STARTS[transfer]
-    return {
-        "linestyle": LINES[method],
-        "marker": marker,
-        "color": COLORS.get(condition, color),
-        "markersize": 5,
-    }
+    return {"linestyle": LINES[method], "marker": marker, "color": COLORS.get(condition, color), "markersize": 5}
 
 
 def _curve(axes: "Axes", x: Values, values: Sequence[Values], condition: Condition) -> None:
@@ -237,22 +230,22 @@ def _band(values: Values) -> tuple[float, float]:
     return mean - std, mean + std
 
 
-def _panels(rows: Sequence[Row], down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:
+def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:
     try:
         from matplotlib.figure import Figure  # not pyplot, which would keep figures and may want a screen
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'aws-lottery[plots]'") from error
-    figure = Figure(figsize=(4.2 * across + 2, 3.4 * down), layout="constrained")
-    figure.suptitle(title(rows), fontsize="medium")
+    figure = Figure(figsize=(4.2 * across + 2.8, 3.4 * down), layout="constrained")
+    figure.suptitle(heading, fontsize="medium")
     panels = figure.subplots(down, across, squeeze=False, **options)
     for axes in panels.flat:
         axes.grid(alpha=0.3)
     return figure, [list(line) for line in panels]
 
 
-def _legend(*panels: "Axes") -> None:
+def _legend(figure: Any) -> None:
     """Of all panels, right of them."""
-    named = {name: line for axes in panels for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure = panels[-1].get_figure(root=True)
-    assert figure is not None
-    figure.legend(list(named.values()), list(named), loc="outside right center", fontsize="small", frameon=False)
+    found = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    lines = {name: line for line, name in found}
+    options = {"loc": "outside right center", "fontsize": "small", "frameon": False, "handlelength": 3.2}
+    figure.legend(list(lines.values()), list(lines), **options)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .facts import Result
-from .paper import Reported, reported
+from .paper import SOURCE, Reported, reported
 from .transfers import TRANSFERS
 
 Row = Mapping[str, Any]
 Values = Sequence[float]
+_PAPER = "paper, after training"
 
 
 class Start(NamedTuple):
@@ -23,14 +24,15 @@ class Start(NamedTuple):
 
 
 LEGEND = """\
-*Remaining* is the share of the prunable weights that is left (in brackets: of all parameters). Accuracy and error are of
-the test set, top-1 in %; figures are the mean ± the sample standard deviation (n - 1) over n seeds of initialization and
-data order, `-` where n is 1."""
+*Remaining* is the share of the prunable weights that is left (in brackets: of all parameters). Accuracy and error are
+top-1 on the test set, in %: the mean ± the sample standard deviation (n - 1) over n seeds of initialization and data
+order, `-` where n is 1."""
+PAPER_LEGEND = f"Paper: {SOURCE}, for the same network, method and round."
 BARRIER_LEGEND = """\
 The *barrier* between two trained networks is the largest excess of the error on the line between them over the mean of
-the errors at its two ends (Eq. 1). Stability: both are trained from one start, with different data orders. LMC: the other
-one is the solution of the same search and round. Two networks that have learned nothing have a barrier of about 0 too:
-look at the ends."""
+the errors at its two ends (Eq. 1). Stability: both are trained from one start, with different data orders. LMC: the
+other one is the solution of the same search and round. Two networks that have learned nothing have a barrier of about 0
+too: look at the ends."""
 ANALYSIS_LEGEND = """\
 Of the network as the search left it, pruned and not trained further: weights that changed sign since the round before,
 of those left in both; scales of normalization layers below 0; accuracy as it is, and with normalization layers reset to
@@ -55,8 +57,8 @@ def title(rows: Iterable[Row]) -> str:
 def first_trainings(rows: Iterable[Row]) -> dict[Start, list[Row]]:
     """Accuracy rows of each start, densest first, one for each seed.
 
-    n counts initializations, so a second training from the same one, there for its stability, is not in any mean: of the
-    rows with one seed, that with the lowest `data_seed` counts, even if that training failed.
+    n counts seeds, so a second training from the same start, there for its stability, is in no mean: of the rows with
+    one seed, that with the lowest `data_seed` counts, even if that training failed.
     """
     chosen: dict[tuple[Start, int], Row] = {}
     for row in sorted((row for row in rows if row["kind"] == "accuracy"), key=lambda row: row["data_seed"]):
@@ -70,15 +72,15 @@ def table(rows: Sequence[Row]) -> str:
     Args:
         rows: of one comparison. Columns that would be empty are left out, as are tables.
     """
+    accuracies, analyses = _accuracies(rows), _analyses(rows)
     barriers = [*_barriers(rows, "stability", "stability"), *_barriers(rows, "lmc", "LMC")]
     parts = [
         title(rows),
-        _markdown(_accuracies(rows)),
-        _markdown(barriers),
-        _markdown(_analyses(rows)),
+        *map(_markdown, (accuracies, barriers, analyses)),
         LEGEND,
+        PAPER_LEGEND if any(line[_PAPER] for line in accuracies) else "",
         BARRIER_LEGEND if barriers else "",
-        ANALYSIS_LEGEND if _analyses(rows) else "",
+        ANALYSIS_LEGEND if analyses else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -114,7 +116,7 @@ def _accuracies(rows: Sequence[Row]) -> list[dict[str, str]]:
                 "after training": summary([row["after"] for row in done]),
                 "n": str(len(done)),
                 "failed": str(len(group) - len(done) or ""),
-                "paper, after training": f"{paper.mean:.2f} ± {paper.std:.2f}" if paper else "",
+                _PAPER: f"{paper.mean:.2f} ± {paper.std:.2f}" if paper else "",
             }
         )
     return lines
@@ -153,7 +155,7 @@ def _analyses(rows: Sequence[Row]) -> list[dict[str, str]]:
         "round": lambda row: str(row["round"]),
         "remaining": _remaining,
         "sign flips, %": lambda row: _percent(row["sign_flips"]),
-        "scales below 0, %": lambda row: _percent(row["negative_gammas"]),
+        "scales < 0, %": lambda row: _percent(row["negative_gammas"]),
         "accuracy": lambda row: f"{row['accuracy']:.2f}",
         "norms reset": lambda row: f"{row['accuracy_norms_reset']:.2f}",
         "densest layer": lambda row: f"{max(row['layers'].values(), default=math.nan):.3f}",
