@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compare import Comparison as Comparison
     from .config import METHODS as METHODS
     from .config import PROTOCOLS as PROTOCOLS
     from .config import SignedMaskConfig as SignedMaskConfig
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     from .training import evaluate as evaluate
     from .training import recalibrate as recalibrate
     from .training import train as train
+    from .transfers import TRANSFERS as TRANSFERS
+    from .transfers import transfer_ as transfer_
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compare": ("Comparison",),
     "config": ("METHODS", "PROTOCOLS", "SignedMaskConfig"),
     "connectivity": ("Barrier", "error_barrier", "sgd_stability"),
     "facts": ("Provenance", "Result", "provenance"),
@@ -53,6 +57,7 @@ _HOMES = {
     "search": ("find_signed_mask",),
     "signs": ("interpolate", "prune", "remaining", "sign0", "transfer"),
     "training": ("TrainingConfig", "evaluate", "recalibrate", "train"),
+    "transfers": ("TRANSFERS", "transfer_"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -56,6 +56,7 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
     parser.add_argument("--weight_decay", type=float, default=None, help="default: the paper's")
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=None, help="default: the paper's")
+    parser.add_argument("--ema_decay", type=float, default=None, help="train to an average of the weights")
     parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
     return parser
 
@@ -196,7 +197,7 @@ def _final(settings: Settings, given: argparse.Namespace) -> TrainingConfig:
 
 def _adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConfig:
     """With what the command line says otherwise than the paper."""
-    names = ("batch_size", "learning_rate", "weight_decay", "optimizer")
+    names = ("batch_size", "learning_rate", "weight_decay", "optimizer", "ema_decay")
     said = {name: value for name in names if (value := getattr(given, name)) is not None}
     return replace(config, **({"batch_size": 8} if given.smoke else {}) | said)
 
