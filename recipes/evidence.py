@@ -5,10 +5,12 @@
     python recipes/evidence.py tiny32-resnet50 --dataset TINY_IMAGENET_32_FOLDER --mixed_precision bf16 \\
         --channels_last --compile                                                    # a GPU
 
-EXPERIMENTS below says what each does. Killed and started again it goes on; started several times at once, with the same
-options, the processes share the work (--threads 1 for each on a CPU). Results: docs/results. --smoke: made-up images.
+EXPERIMENTS below says what each does. Killed and started again it goes on: `timeout -s TERM 570 python ...` does ten
+minutes of it. Started several times at once with the same options, the processes share the work, on one GPU, or on a CPU
+with --threads 1 for each. Results: docs/results. --smoke: seconds, on made-up images.
 """
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +20,7 @@ from torch import nn
 
 from aws_lottery import SignedMaskConfig, TrainingConfig, create_model, find_signed_mask, load_data
 from aws_lottery.compare import Comparison
+from aws_lottery.data import ImageData
 from aws_lottery.data.known import CIFAR
 from aws_lottery.recipe import accelerator_for, machine_options, made_up_images
 from aws_lottery.run import FolderBusy
@@ -110,35 +113,16 @@ def main() -> None:
     ).to(accelerator.device)
     fresh = partial(fresh_network, row, data.num_classes, channels_last=given.channels_last)
 
-    searches, busy = [], []
-    for method in row.methods:
-        folder = f"{given.output_dir}/search-{method}"
-        config = SignedMaskConfig(
-            method=method,
-            rounds=row.search_rounds,
-            warmup_epochs=row.warmup_epochs,
-            epochs_per_round=row.epochs_per_round,
-            architecture=row.model,
-        )
-        searches.append(folder)
+    pending = list(row.methods)
+    while pending:
+        method = pending.pop(0)
         try:
-            find_signed_mask(
-                fresh(0),
-                data.train,
-                config,
-                replace(row.final, schedule="constant"),
-                output_dir=folder,
-                accelerator=accelerator,
-                test_data=data.test,
-                told={"dataset": data.name, "task": "image-classification"},
-            )
-        except FolderBusy:
-            busy.append(folder)
-    if busy:
-        accelerator.print(f"{', '.join(busy)}: under way in another process; started again after it, this goes on")
-        return
+            search(row, method, fresh(0), data, given.output_dir, accelerator)
+        except FolderBusy:  # another process is at it: the next one, and then wait
+            pending.append(method)
+            time.sleep(5)
     comparison = Comparison(
-        searches,
+        [f"{given.output_dir}/search-{method}" for method in row.methods],
         fresh,
         data,
         row.final,
@@ -152,6 +136,26 @@ def main() -> None:
     )
     comparison.run()
     accelerator.print((comparison.folder / "table.md").read_text())
+
+
+def search(row: Experiment, method: str, model: nn.Module, data: ImageData, folder: str, accelerator: Any) -> None:
+    config = SignedMaskConfig(
+        method=method,
+        rounds=row.search_rounds,
+        warmup_epochs=row.warmup_epochs,
+        epochs_per_round=row.epochs_per_round,
+        architecture=row.model,
+    )
+    find_signed_mask(
+        model,
+        data.train,
+        config,
+        replace(row.final, schedule="constant"),
+        output_dir=f"{folder}/search-{method}",
+        accelerator=accelerator,
+        test_data=data.test,
+        told={"dataset": data.name, "task": "image-classification"},
+    )
 
 
 def fresh_network(row: Experiment, num_classes: int, seed: int, *, channels_last: bool) -> nn.Module:

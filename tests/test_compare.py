@@ -10,7 +10,8 @@ from filelock import FileLock
 from torch import nn
 
 from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
-from aws_lottery.compare import Comparison
+from aws_lottery.checkpoint import CheckpointError
+from aws_lottery.compare import Comparison, Found
 from aws_lottery.data import ImageData, load_data
 from aws_lottery.recipe import made_up_images
 
@@ -132,6 +133,18 @@ def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
     assert len(failed) == 2
 
 
+def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, data, monkeypatch):
+    _, folder = compared
+    other = comparison(searches, data, folder, transfers=("signs",))
+    other.training = TrainingConfig(epochs=2, batch_size=8)
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        other.run()
+    wrong = comparison(searches[:1], data, folder, transfers=("signs",))
+    monkeypatch.setattr(Found, "facts", lambda found: {"protocol": "paper", "signed_mask": "another"})
+    with pytest.raises(CheckpointError, match="is of another search than"):
+        wrong.run()
+
+
 def test_what_can_not_be_compared_is_named(searches, data, tmp_path):
     with pytest.raises(ValueError, match="unknown transfer sings; there are dense, solution"):
         comparison(searches, data, tmp_path, transfers=("sings",))
@@ -139,3 +152,5 @@ def test_what_can_not_be_compared_is_named(searches, data, tmp_path):
         comparison(searches, data, tmp_path, rounds=(3,))
     with pytest.raises(ValueError, match=r"barrier_rounds \[2\] are not among the rounds \[1\]"):
         comparison(searches, data, tmp_path, rounds=(1,))
+    with pytest.raises(ValueError, match="aws-round-02 of more than one search"):
+        comparison([searches[0], searches[0]], data, tmp_path)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from .analysis import negative_gammas, sign_flips, with_norms_reset
 from .bare import parameters_of
+from .checkpoint import CheckpointError, claim
 from .config import PROTOCOLS
 from .connectivity import error_barrier
 from .data import ImageData, batches
@@ -115,7 +116,8 @@ class Comparison:
         barrier_rounds: of `rounds`; in these the barrier of each start to the solution is measured (LMC), and it is
             trained twice, for its stability against SGD noise.
         barrier_seeds: of `seeds`, with which starts are trained twice; None: all.
-    Raises: ValueError for an unknown transfer, or a round that a search does not have.
+    Raises: ValueError for an unknown transfer, a round that a search does not have, or two searches by one method;
+        CheckpointError if output_dir holds a comparison of other searches, data or hyper-parameters.
     """
 
     def __init__(
@@ -143,6 +145,9 @@ class Comparison:
         self.found = [Found(round_folder(s, index), index) for index in rounds for s in self.searches]
         if missing := [str(found.folder) for found in self.found if not found.folder.is_dir()]:
             raise ValueError(f"no such rounds: {', '.join(missing)}; has the search come so far?")
+        names = [found.name for found in self.found]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} of more than one search; compare searches by one method apart")
         if unused := set(barrier_rounds) - set(rounds):
             raise ValueError(f"barrier_rounds {sorted(unused)} are not among the rounds {sorted(rounds)}")
 
@@ -172,6 +177,9 @@ class Comparison:
 
         Returns: the rows of results.jsonl; those of jobs that other processes have under way are missing.
         """
+        settings = {"training": asdict(self.training), "dataset": self.data.name, "images": len(self.data.train)}
+        with self.accelerator.main_process_first():
+            claim(self.folder, settings, resume=True)
         rows, busy = [], 0
         for job in self.jobs():
             try:
@@ -195,7 +203,7 @@ class Comparison:
     def _train(self, job: Job) -> Row:
         folder = self.folder / "trainings" / job.name
         if (folder / RESULT_FILE).exists():  # at once, without a network
-            return json.loads((folder / RESULT_FILE).read_text())
+            return _kept(folder / RESULT_FILE, job.found)
         protocol = PROTOCOLS[job.facts()["protocol"]]
         self.accelerator.print(job.name)
         return final_training(
@@ -232,9 +240,7 @@ class Comparison:
             if job.transfer != "solution" and "solution" in self._transfers_of(job.found):
                 ends["lmc"] = replace(job, transfer="solution")
             for kind, end in ends.items():
-                yield self._once(
-                    f"{kind}-{job.name}", lambda kind=kind, job=job, end=end: self._barrier(kind, job, end)
-                )
+                yield self._once(f"{kind}-{job.name}", job.found, partial(self._barrier, kind, job, end))
 
     def _barrier(self, kind: str, job: Job, end: Job) -> Row | None:
         a, b = self._trained(job), self._trained(end)
@@ -254,7 +260,7 @@ class Comparison:
         for search in self.searches:
             for folder in sorted(search.glob("round-*")):
                 found = Found(folder, int(folder.name.removeprefix("round-")))
-                yield self._once(f"analysis-{found.name}", lambda found=found: self._analysis(found))
+                yield self._once(f"analysis-{found.name}", found, partial(self._analysis, found))
 
     def _analysis(self, found: Found) -> Row:
         """Of the pruned network as the search left it."""
@@ -276,7 +282,7 @@ class Comparison:
         recalibrate(model, batches(self.data.train, self.training.batch_size, seed=0))
         return evaluate(model, self.data.test, accelerator=self.accelerator)
 
-    def _once(self, name: str, make: Callable[[], Row | None]) -> Row | None:
+    def _once(self, name: str, found: Found, make: Callable[[], Row | None]) -> Row | None:
         """The row kept under `name`; made and kept if there is none. None if another process makes it."""
         from accelerate.utils import broadcast_object_list
 
@@ -294,7 +300,7 @@ class Comparison:
             return None
         try:
             if path.exists():
-                return json.loads(path.read_text())
+                return _kept(path, found)
             if (row := make()) is None:
                 return None
             self.accelerator.wait_for_everyone()
@@ -319,3 +325,11 @@ class Comparison:
             found.mask.results = tuple(results_for_card(rows, found.method, found.round))
             if found.mask.results:
                 found.mask.save_pretrained(self.folder / "masks" / found.name)
+
+
+def _kept(path: Path, found: Found | None) -> Row:
+    """What was measured with `found`, or without any."""
+    row = json.loads(path.read_text())
+    if found is not None and row["signed_mask"] != found.facts()["signed_mask"]:
+        raise CheckpointError(f"{path} is of another search than {found.folder}; take another output folder")
+    return row
