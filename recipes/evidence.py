@@ -6,8 +6,8 @@
         --channels_last --compile                                                    # a GPU
 
 EXPERIMENTS below says what each does. Killed and started again it goes on: `timeout -s TERM 570 python ...` does ten
-minutes of it. Started several times at once with the same options, the processes share the work, on one GPU, or on a CPU
-with --threads 1 for each. Results: docs/results. --smoke: seconds, on made-up images.
+minutes of it. Started several times at once with the same options, the processes share the work, on one GPU, or on a
+CPU with --threads 1 for each. Results: docs/results. --smoke: seconds, on made-up images.
 """
 
 import time
@@ -22,7 +22,8 @@ from aws_lottery import SignedMaskConfig, TrainingConfig, create_model, find_sig
 from aws_lottery.compare import Comparison
 from aws_lottery.data import ImageData
 from aws_lottery.data.known import CIFAR
-from aws_lottery.recipe import accelerator_for, machine_options, made_up_images
+from aws_lottery.data.made_up import made_up_images
+from aws_lottery.recipe import accelerator_for, machine_options
 from aws_lottery.run import FolderBusy
 from aws_lottery.settings import SMALL_IMAGES
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
 from aws_lottery.checkpoint import CheckpointError
-from aws_lottery.compare import Comparison, Found
+from aws_lottery.compare import Comparison
 from aws_lottery.data import ImageData, load_data
-from aws_lottery.recipe import made_up_images
+from aws_lottery.data.made_up import made_up_images
+from aws_lottery.jobs import Found
 
 TRAINING = TrainingConfig(epochs=1, batch_size=8)
 

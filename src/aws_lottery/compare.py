@@ -1,12 +1,11 @@
 """`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once and kept."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 from filelock import FileLock, Timeout
@@ -14,14 +13,13 @@ from torch import nn
 
 from .analysis import negative_gammas, sign_flips, with_norms_reset
 from .bare import parameters_of
-from .checkpoint import CheckpointError, claim
+from .checkpoint import claim
 from .config import PROTOCOLS
 from .connectivity import error_barrier
 from .data import ImageData, batches
 from .files import replace_file
 from .final import MODEL_FILE, RESULT_FILE, final_training
-from .folder import MASK_FILE
-from .mask import SignedMask
+from .jobs import Found, Job, Row, kept
 from .plots import draw
 from .report import results_for_card, table
 from .run import FolderBusy
@@ -34,73 +32,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ROWS_FILE, TABLE_FILE = "results.jsonl", "table.md"
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found in one round."""
-
-    folder: Path
-    round: int
-
-    @cached_property
-    def mask(self) -> SignedMask:
-        return SignedMask.from_pretrained(self.folder)
-
-    @property
-    def method(self) -> str:
-        assert self.mask.config is not None  # a search writes it
-        return self.mask.config.method
-
-    @property
-    def architecture(self) -> str | None:
-        return self.mask.config.architecture if self.mask.config else None
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}-round-{self.round:02}"
-
-    def facts(self) -> Row:
-        assert self.mask.config is not None
-        return {
-            "method": self.method,
-            "round": self.round,
-            "remaining": self.mask.remaining,
-            "remaining_total": self.mask.remaining_total,
-            "protocol": self.mask.config.protocol,
-            "signed_mask": hashlib.sha256((self.folder / MASK_FILE).read_bytes()).hexdigest()[:16],
-        }
-
-
-DENSE_FACTS: Row = {"method": None, "round": None, "remaining": 1.0, "remaining_total": 1.0, "protocol": "paper"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One final training: A(theta, u), where `seed` makes theta_init and `data_seed` is u."""
-
-    found: Found | None  # None: dense
-    transfer: str
-    seed: int
-    data_seed: int
-
-    @property
-    def name(self) -> str:
-        found = f"{self.found.name}-" if self.found else ""
-        return f"{found}{self.transfer}-seed{self.seed}-u{self.data_seed}"
-
-    @property
-    def other(self) -> "Job":
-        """The same start with other SGD noise, to measure stability."""
-        return replace(self, data_seed=self.data_seed + OTHER_NOISE)
-
-    def facts(self) -> Row:
-        found = self.found.facts() if self.found else DENSE_FACTS
-        return {"kind": "accuracy", **found, "transfer": self.transfer, "seed": self.seed}
-
-
-OTHER_NOISE = 1000  # added to the seed of the data order
 
 
 class Comparison:
@@ -203,7 +134,7 @@ class Comparison:
     def _train(self, job: Job) -> Row:
         folder = self.folder / "trainings" / job.name
         if (folder / RESULT_FILE).exists():  # at once, without a network
-            return _kept(folder / RESULT_FILE, job.found)
+            return kept(folder / RESULT_FILE, job.found)
         protocol = PROTOCOLS[job.facts()["protocol"]]
         self.accelerator.print(job.name)
         return final_training(
@@ -300,7 +231,7 @@ class Comparison:
             return None
         try:
             if path.exists():
-                return _kept(path, found)
+                return kept(path, found)
             if (row := make()) is None:
                 return None
             self.accelerator.wait_for_everyone()
@@ -325,11 +256,3 @@ class Comparison:
             found.mask.results = tuple(results_for_card(rows, found.method, found.round))
             if found.mask.results:
                 found.mask.save_pretrained(self.folder / "masks" / found.name)
-
-
-def _kept(path: Path, found: Found | None) -> Row:
-    """What was measured with `found`, or without any."""
-    row = json.loads(path.read_text())
-    if found is not None and row["signed_mask"] != found.facts()["signed_mask"]:
-        raise CheckpointError(f"{path} is of another search than {found.folder}; take another output folder")
-    return row

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .compare import TABLE_FILE, Comparison, Found
+from .compare import TABLE_FILE, Comparison
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .data import ImageData, load_data
+from .data.made_up import made_up_images
 from .final import final_training
+from .jobs import Found
 from .mask import SignedMask
 from .models import create_model
 from .search import find_signed_mask, round_folder
@@ -265,21 +267,3 @@ def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: in
         f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
         f"about {size:.2f} GB of checkpoint. An estimate of the hours follows after the first steps."
     )
-
-
-def made_up_images(size: int, count: int = 32) -> Any:
-    """Splits `train` and `test` of `count` images of 4 colours: enough to run a recipe, and to learn something."""
-    import datasets
-    import numpy as np
-    from PIL import Image
-
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=4)})
-    rng = np.random.default_rng(0)
-
-    def split() -> datasets.Dataset:
-        labels = [index % 4 for index in range(count)]
-        pixels = [rng.integers(0, 100, (size, size, 3)) + 50 * (np.arange(3) == label) for label in labels]
-        images = [Image.fromarray(image.astype("uint8")) for image in pixels]
-        return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
-
-    return datasets.DatasetDict({"train": split(), "test": split()})
