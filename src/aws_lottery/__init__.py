@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .holding import Hold as Hold
     from .hub import HubError as HubError
     from .mask import SignedMask as SignedMask
+    from .measuring import evaluate as evaluate
+    from .measuring import recalibrate as recalibrate
     from .models import create_model as create_model
     from .pruner import AWSPruner as AWSPruner
     from .pruner import Stage as Stage
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from .signs import sign0 as sign0
     from .signs import transfer as transfer
     from .training import TrainingConfig as TrainingConfig
-    from .training import evaluate as evaluate
-    from .training import recalibrate as recalibrate
     from .training import train as train
     from .transfers import TRANSFERS as TRANSFERS
     from .transfers import transfer_ as transfer_
@@ -52,11 +52,12 @@ _HOMES = {
     "holding": ("Hold",),
     "hub": ("HubError",),
     "mask": ("SignedMask",),
+    "measuring": ("evaluate", "recalibrate"),
     "models": ("create_model",),
     "pruner": ("AWSPruner", "Stage", "detach"),
     "search": ("find_signed_mask",),
     "signs": ("interpolate", "prune", "remaining", "sign0", "transfer"),
-    "training": ("TrainingConfig", "evaluate", "recalibrate", "train"),
+    "training": ("TrainingConfig", "train"),
     "transfers": ("TRANSFERS", "transfer_"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -20,11 +20,12 @@ from .data import ImageData, batches
 from .files import replace_file
 from .final import MODEL_FILE, RESULT_FILE, final_training
 from .jobs import Found, Job, Row, kept
+from .measuring import evaluate, recalibrate
 from .plots import draw
 from .report import results_for_card, table
 from .run import FolderBusy
 from .search import round_folder
-from .training import TrainingConfig, evaluate, recalibrate
+from .training import TrainingConfig
 from .transfers import TRANSFERS, transfer_
 from .weights import load_weights
 

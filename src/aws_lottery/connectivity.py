@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from .bare import _COMPILED, bare_model
 from .data import Images, ImageSplit, batches
+from .measuring import evaluate, recalibrate
 from .pruner import detach
-from .training import TrainingConfig, evaluate, recalibrate, train
+from .training import TrainingConfig, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

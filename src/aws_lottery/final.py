@@ -12,8 +12,9 @@ from torch import nn
 from .bare import bare_model
 from .data import ImageData, batches
 from .files import replace_file
+from .measuring import evaluate, recalibrate
 from .run import Run
-from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
+from .training import TrainingConfig, steps_an_epoch, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,8 +13,9 @@ from .data import Images, ImageSplit, batches
 from .facts import provenance
 from .gem import pruner_for
 from .mask import SignedMask
+from .measuring import evaluate, recalibrate
 from .run import Run
-from .training import TrainingConfig, evaluate, recalibrate, steps_an_epoch, train
+from .training import TrainingConfig, steps_an_epoch, train
 from .weights import save_weights
 
 if TYPE_CHECKING:
