@@ -3,15 +3,17 @@
     python recipes/evidence.py cifar10-resnet8 --dataset CIFAR10_FOLDER              # 15 minutes on 2 cores
     python recipes/evidence.py tiny32-resnet20 --dataset TINY_IMAGENET_32_FOLDER     # 2 hours on 2 cores
     python recipes/evidence.py tiny32-resnet50 --dataset TINY_IMAGENET_32_FOLDER --mixed_precision bf16 \\
-        --channels_last --compile                                                    # a GPU
+        --channels_last --compile                                                    # one GPU; not run yet
 
 EXPERIMENTS below says what each does. Killed and started again it goes on: `timeout -s TERM 570 python ...` does ten
 minutes of it. Started several times at once with the same options, the processes share the work, on one GPU, or on a
 CPU with --threads 1 for each. Results: docs/results. --smoke: seconds, on made-up images.
 """
 
+import shlex
+import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +25,7 @@ from aws_lottery.compare import Comparison
 from aws_lottery.data import ImageData
 from aws_lottery.data.known import CIFAR
 from aws_lottery.data.made_up import made_up_images
-from aws_lottery.recipe import accelerator_for, machine_options
+from aws_lottery.recipe import accelerator_for, machine_options, model_code
 from aws_lottery.run import FolderBusy
 from aws_lottery.settings import SMALL_IMAGES
 
@@ -46,7 +48,6 @@ class Experiment:
     transfers: tuple[str, ...] = ("dense", "solution", "signs", "mask", "lrr:signs-norm")
     seeds: tuple[int, ...] = (1, 2)
     barrier_seeds: tuple[int, ...] | None = None
-    model_options: dict[str, Any] = field(default_factory=dict)
 
 
 PAPER = SMALL_IMAGES["resnet50"].final
@@ -87,9 +88,10 @@ EXPERIMENTS = {
         warmup_epochs=10,
         epochs_per_round=10,
         search_rounds=11,
-        final=replace(PAPER, epochs=60),
-        rounds=(7, 9, 11),
+        final=replace(PAPER, epochs=40),
+        rounds=(11,),
         barrier_rounds=(11,),
+        barrier_seeds=(1,),
     ),
 }
 SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round": 1, "search_rounds": 2, "seeds": (1,)}
@@ -155,14 +157,19 @@ def search(row: Experiment, method: str, model: nn.Module, data: ImageData, fold
         output_dir=f"{folder}/search-{method}",
         accelerator=accelerator,
         test_data=data.test,
-        told={"dataset": data.name, "task": "image-classification"},
+        told={
+            "dataset": data.name,
+            "task": "image-classification",
+            "command": shlex.join(sys.argv),
+            "model_code": model_code(row.model, data.num_classes, row.image_size),
+        },
     )
 
 
 def fresh_network(row: Experiment, num_classes: int, seed: int, *, channels_last: bool) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = create_model(row.model, num_classes, image_size=row.image_size, **row.model_options)
+        model = create_model(row.model, num_classes, image_size=row.image_size)
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 

@@ -106,14 +106,21 @@ def test_what_is_done_is_not_done_again(compared, searches, data, monkeypatch):
     assert again.run() == rows
 
 
-def test_what_another_process_does_is_left_to_it(searches, data, tmp_path, capsys):
+def test_what_another_process_does_is_left_to_it_and_waited_for(searches, data, tmp_path, capsys, monkeypatch):
     job = tmp_path / "trainings" / "aws-round-02-signs-seed1-u1"
     job.mkdir(parents=True)
-    with FileLock(job / ".lock"):
-        rows = comparison(searches, data, tmp_path, transfers=("signs",), seeds=(1,), barrier_rounds=()).run()
-    assert [row["method"] for row in rows if row["kind"] == "accuracy"] == ["lrr"]
-    assert "1 jobs are under way in other processes" in capsys.readouterr().out
+    other = FileLock(job / ".lock")
+    other.acquire()
+    done_meanwhile = []
+
+    def wait(seconds: float) -> None:
+        done_meanwhile.extend(path.parent.name for path in (tmp_path / "trainings").glob("*/result.json"))
+        other.release()
+
+    monkeypatch.setattr("aws_lottery.compare.time.sleep", wait)
     rows = comparison(searches, data, tmp_path, transfers=("signs",), seeds=(1,), barrier_rounds=()).run()
+    assert done_meanwhile == ["lrr-round-02-signs-seed1-u1"]
+    assert "1 jobs are under way in other processes: waiting" in capsys.readouterr().out
     assert [row["method"] for row in rows if row["kind"] == "accuracy"] == ["aws", "lrr"]
 
 
@@ -126,12 +133,13 @@ def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
         output_dir=tmp_path,
         accelerator=Accelerator(cpu=True),
         rounds=(2,),
-        transfers=("dense", "signs"),
+        transfers=("dense", "solution", "signs"),
         seeds=(1,),
+        barrier_rounds=(2,),
     )
     failed = [row for row in diverging.run() if row["kind"] == "accuracy"]
     assert all("the loss is" in row["failed"] and "after" not in row for row in failed)
-    assert len(failed) == 2
+    assert len(failed) == 5  # and no barrier to what was not trained
 
 
 def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, data, monkeypatch):

@@ -1,6 +1,7 @@
 """`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once and kept."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,6 +33,7 @@ from .weights import load_weights
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+WAIT_SECONDS = 5.0  # for what another process does
 ROWS_FILE, TABLE_FILE = "results.jsonl", "table.md"
 
 
@@ -105,32 +107,39 @@ class Comparison:
         return job.found is not None and job.found.round in self.barrier_rounds and job.seed in self.barrier_seeds
 
     def run(self) -> list[Row]:
-        """Do what is not done, and write the results of what is: results.jsonl, table.md, plots and cards.
+        """Do what is not done, wait for what other processes do, and write results.jsonl, table.md, plots and cards.
 
-        Returns: the rows of results.jsonl; those of jobs that other processes have under way are missing.
+        Returns: the rows of results.jsonl.
         """
         settings = {"training": asdict(self.training), "dataset": self.data.name, "images": len(self.data.train)}
         with self.accelerator.main_process_first():
             claim(self.folder, settings, resume=True)
-        rows, busy = [], 0
-        for job in self.jobs():
-            try:
-                rows.append(self._train(job))
-            except FolderBusy:
-                busy += 1
-        for make in (self._barriers, self._analyses):
-            for row in make():
-                if row is None:
-                    busy += 1
-                else:
-                    rows.append(row)
+        parts = (self._trainings, self._barriers, self._analyses)
+        rows = [row for part in parts for row in self._whole(part)]
         if self.accelerator.is_main_process:
             self._write(rows)
-        if busy:
-            self.accelerator.print(
-                f"{busy} jobs are under way in other processes, or wait for these; the last to end writes all"
-            )
+        self.accelerator.wait_for_everyone()
         return rows
+
+    def _whole(self, part: Callable[[], Iterator[Row | None]]) -> list[Row]:
+        """All rows of a part; None among them are those that other processes have under way."""
+        told = False
+        while True:
+            rows = list(part())
+            done = [row for row in rows if row is not None]
+            if len(done) == len(rows):
+                return done
+            if not told:
+                self.accelerator.print(f"{len(rows) - len(done)} jobs are under way in other processes: waiting")
+                told = True
+            time.sleep(WAIT_SECONDS)
+
+    def _trainings(self) -> Iterator[Row | None]:
+        for job in self.jobs():
+            try:
+                yield self._train(job)
+            except FolderBusy:
+                yield None
 
     def _train(self, job: Job) -> Row:
         folder = self.folder / "trainings" / job.name
@@ -156,12 +165,9 @@ class Comparison:
             transfer_(model, transfer, found.mask, weights=weights, seed=seed)
         return model
 
-    def _trained(self, job: Job) -> nn.Module | None:
-        path = self.folder / "trainings" / job.name / MODEL_FILE
-        if not path.exists():
-            return None
+    def _trained(self, job: Job) -> nn.Module:
         model = self.fresh(job.seed)
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(safetensors.torch.load_file(self.folder / "trainings" / job.name / MODEL_FILE))
         return model.to(self.accelerator.device)
 
     def _barriers(self) -> Iterator[Row | None]:
@@ -172,15 +178,14 @@ class Comparison:
             if job.transfer != "solution" and "solution" in self._transfers_of(job.found):
                 ends["lmc"] = replace(job, transfer="solution")
             for kind, end in ends.items():
+                if any("failed" in self._train(one) for one in (job, end)):
+                    continue  # that is told by its row
                 yield self._once(f"{kind}-{job.name}", job.found, partial(self._barrier, kind, job, end))
 
-    def _barrier(self, kind: str, job: Job, end: Job) -> Row | None:
-        a, b = self._trained(job), self._trained(end)
-        if a is None or b is None:
-            return None
+    def _barrier(self, kind: str, job: Job, end: Job) -> Row:
         barrier = error_barrier(
-            a,
-            b,
+            self._trained(job),
+            self._trained(end),
             self.data.test,
             accelerator=self.accelerator,
             train_data=self.data.train,
@@ -214,7 +219,7 @@ class Comparison:
         recalibrate(model, batches(self.data.train, self.training.batch_size, seed=0))
         return evaluate(model, self.data.test, accelerator=self.accelerator)
 
-    def _once(self, name: str, found: Found, make: Callable[[], Row | None]) -> Row | None:
+    def _once(self, name: str, found: Found, make: Callable[[], Row]) -> Row | None:
         """The row kept under `name`; made and kept if there is none. None if another process makes it."""
         from accelerate.utils import broadcast_object_list
 
@@ -233,10 +238,8 @@ class Comparison:
         try:
             if path.exists():
                 return kept(path, found)
-            if (row := make()) is None:
-                return None
+            text = json.dumps(make()) + "\n"
             self.accelerator.wait_for_everyone()
-            text = json.dumps(row) + "\n"
             if main:
                 replace_file(path, text.encode())
             return json.loads(text)

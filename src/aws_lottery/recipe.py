@@ -99,7 +99,12 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
         accelerator=accelerator,
         test_data=data.test,
         seed=given.seed,
-        told={"dataset": given.dataset, "task": "image-classification", "command": shlex.join(sys.argv)},
+        told={
+            "dataset": given.dataset,
+            "task": "image-classification",
+            "command": shlex.join(sys.argv),
+            "model_code": model_code(model_name, data.num_classes, data.image_size),
+        },
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
     accelerator.print(
@@ -257,6 +262,12 @@ def _fresh(name: str, data: ImageData, given: argparse.Namespace, seed: int | No
     if given.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
     return model
+
+
+def model_code(name: str, num_classes: int, image_size: int) -> str:
+    """Python that makes a fresh network, for a mask's card."""
+    call = f'create_model("{name}", {num_classes}, image_size={image_size})'
+    return f"from aws_lottery import create_model\n\nmodel = {call}"
 
 
 def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int) -> str:
