@@ -44,7 +44,7 @@ def snippet_of(card):
 
 
 def test_a_card_is_shipped():
-    assert [folder.name for folder in SHIPPED] == ["digits"]
+    assert "digits" in [folder.name for folder in SHIPPED]
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
@@ -61,8 +61,8 @@ def test_the_example_of_a_shipped_card_runs(folder, monkeypatch):
     names = {}
     exec(snippet_of(Path("README.md").read_text()), names)
     assert isinstance(names["model"], nn.Module)
-    pruned = names["mask"]["1.weight"] == 0
-    assert torch.equal(names["model"][1].weight == 0, pruned)
+    name = names["mask"].prunable[0]
+    assert torch.equal(names["model"].get_parameter(name) == 0, names["mask"][name] == 0)
     names["hold"].remove()
 
 
