@@ -1,7 +1,7 @@
 """Whether winning signs win: searches, final trainings from them, barriers; table, plots and cards, in one command.
 
-    python recipes/evidence.py cifar10-resnet8 --dataset CIFAR10_FOLDER              # 15 minutes on 2 cores
-    python recipes/evidence.py tiny32-resnet20 --dataset TINY_IMAGENET_32_FOLDER     # 2 hours on 2 cores
+    python recipes/evidence.py cifar10-resnet8 --dataset CIFAR10_FOLDER              # 17 minutes on 2 busy cores
+    python recipes/evidence.py tiny32-resnet20 --dataset TINY_IMAGENET_32_FOLDER     # 90 minutes on 2 busy cores
     python recipes/evidence.py tiny32-resnet50 --dataset TINY_IMAGENET_32_FOLDER --mixed_precision bf16 \\
         --channels_last --compile                                                    # one GPU; not run yet
 
