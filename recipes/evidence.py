@@ -17,15 +17,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from aws_lottery import SignedMaskConfig, TrainingConfig, create_model, find_signed_mask, load_data
+from aws_lottery import SignedMaskConfig, TrainingConfig, find_signed_mask, load_data
 from aws_lottery.compare import Comparison
 from aws_lottery.data import ImageData
 from aws_lottery.data.known import CIFAR
 from aws_lottery.data.made_up import made_up_images
-from aws_lottery.recipe import accelerator_for, machine_options, model_code
+from aws_lottery.recipe import accelerator_for, fresh_network, machine_options, model_code
 from aws_lottery.run import FolderBusy
 from aws_lottery.settings import SMALL_IMAGES
 
@@ -114,7 +113,7 @@ def main() -> None:
         decoded=True,
         workers=given.workers,
     ).to(accelerator.device)
-    fresh = partial(fresh_network, row, data.num_classes, channels_last=given.channels_last)
+    fresh = partial(fresh_network, row.model, data, channels_last=given.channels_last)
 
     pending = list(row.methods)
     while pending:
@@ -164,13 +163,6 @@ def search(row: Experiment, method: str, model: nn.Module, data: ImageData, fold
             "model_code": model_code(row.model, data.num_classes, row.image_size),
         },
     )
-
-
-def fresh_network(row: Experiment, num_classes: int, seed: int, *, channels_last: bool) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = create_model(row.model, num_classes, image_size=row.image_size)
-    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, d
     with pytest.raises(CheckpointError, match="holds a run with other settings"):
         other.run()
     wrong = comparison(searches[:1], data, folder, transfers=("signs",))
-    monkeypatch.setattr(Found, "facts", lambda found: {"protocol": "paper", "signed_mask": "another"})
+    monkeypatch.setattr(Found, "facts", {"protocol": "paper", "signed_mask": "another"})
     with pytest.raises(CheckpointError, match="is of another search than"):
         wrong.run()
 

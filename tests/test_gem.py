@@ -10,7 +10,7 @@ import pytest
 import test_search
 import torch
 import torch.nn.functional as F
-from test_pruner import OPTIMIZERS, search_config, steps
+from test_pruner import OPTIMIZERS, Checkpointed, search_config, steps
 from test_search import dict_of, killed_at, metrics, search
 from torch import nn
 
@@ -267,16 +267,6 @@ def test_compiled_training_is_one_graph(convnet, images):
 
 
 def test_activation_checkpointing_recomputes_with_the_effective_weights(make_convnet, images):
-    from torch.utils.checkpoint import checkpoint
-
-    class Checkpointed(nn.Module):
-        def __init__(self, body, use):
-            super().__init__()
-            self.body, self.use = body, use
-
-        def forward(self, x):
-            return checkpoint(self.body, x, use_reentrant=False) if self.use else self.body(x)
-
     body = make_convnet()
     del body[1]  # BatchNorm would count the recomputed batch twice
     model, twin = Checkpointed(body, True), Checkpointed(copy.deepcopy(body), False)

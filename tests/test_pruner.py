@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from naive import NaiveAlgorithm1
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.checkpoint import checkpoint
 
 from aws_lottery import AWSPruner, SignedMaskConfig, detach, remaining
 from aws_lottery.partition import partition
@@ -21,6 +22,15 @@ OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=1e-2),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.9),
 }
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, body, use):
+        super().__init__()
+        self.body, self.use = body, use
+
+    def forward(self, x):
+        return checkpoint(self.body, x, use_reentrant=False) if self.use else self.body(x)
 
 
 def search_config(**values):
@@ -291,16 +301,6 @@ def test_autocast_trains_and_prunes(convnet, images):
 
 
 def test_activation_checkpointing_recomputes_with_the_same_alpha(make_convnet, images):
-    from torch.utils.checkpoint import checkpoint
-
-    class Checkpointed(nn.Module):
-        def __init__(self, body, use):
-            super().__init__()
-            self.body, self.use = body, use
-
-        def forward(self, x):
-            return checkpoint(self.body, x, use_reentrant=False) if self.use else self.body(x)
-
     body = make_convnet()
     del body[1]  # BatchNorm would count the recomputed batch twice
     model, twin = Checkpointed(body, True), Checkpointed(copy.deepcopy(body), False)

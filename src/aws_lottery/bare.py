@@ -12,11 +12,16 @@ def bare_model(model: nn.Module) -> nn.Module:
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
+def bare_name(name: str) -> str:
+    """The name of a parameter, buffer or module when no part of its model is compiled."""
+    return f"{name}.".replace(_COMPILED, "")[:-1]
+
+
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter of a bare model, by the names that it has when no part of it is compiled; tied ones once."""
-    return {name.replace(_COMPILED, ""): parameter for name, parameter in model.named_parameters()}
+    return {bare_name(name): parameter for name, parameter in model.named_parameters()}
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> module of a bare model, likewise; the modules that torch.compile made are not among them."""
-    return {f"{name}.".replace(_COMPILED, "")[:-1]: module for name, module in model.named_modules()}
+    return {bare_name(name): module for name, module in model.named_modules()}

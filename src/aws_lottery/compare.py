@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ from .bare import parameters_of
 from .checkpoint import claim
 from .config import PROTOCOLS
 from .connectivity import error_barrier
-from .data import ImageData, batches
+from .data import ImageData
 from .files import replace_file
 from .final import MODEL_FILE, RESULT_FILE, final_training
 from .jobs import Found, Job, Row, kept
-from .measuring import evaluate, recalibrate
+from .measuring import accuracy_of
 from .plots import draw
 from .report import results_for_card, table
 from .run import FolderBusy
@@ -194,10 +194,14 @@ class Comparison:
         return {**job.facts(), "kind": kind, **asdict(barrier), "barrier": barrier.barrier}
 
     def _analyses(self) -> Iterator[Row | None]:
-        for search in self.searches:
-            for folder in sorted(search.glob("round-*")):
-                found = Found(folder, int(folder.name.removeprefix("round-")))
-                yield self._once(f"analysis-{found.name}", found, partial(self._analysis, found))
+        for found in self._every_round:
+            yield self._once(f"analysis-{found.name}", found, partial(self._analysis, found))
+
+    @cached_property
+    def _every_round(self) -> list[Found]:
+        """Of the searches, compared or not."""
+        folders = [folder for search in self.searches for folder in sorted(search.glob("round-*"))]
+        return [Found(folder, int(folder.name.removeprefix("round-"))) for folder in folders]
 
     def _analysis(self, found: Found) -> Row:
         """Of the pruned network as the search left it."""
@@ -207,7 +211,7 @@ class Comparison:
         before = Found(round_folder(found.folder.parent, found.round - 1), found.round - 1)
         return {
             "kind": "analysis",
-            **found.facts(),
+            **found.facts,
             "sign_flips": sign_flips(before.mask, found.mask) if before.folder.is_dir() else None,
             "negative_gammas": negative_gammas(model),
             "accuracy": self._accuracy(model),
@@ -216,8 +220,13 @@ class Comparison:
         }
 
     def _accuracy(self, model: nn.Module) -> float:
-        recalibrate(model, batches(self.data.train, self.training.batch_size, seed=0))
-        return evaluate(model, self.data.test, accelerator=self.accelerator)
+        return accuracy_of(
+            model,
+            self.data.test,
+            train_data=self.data.train,
+            batch_size=self.training.batch_size,
+            accelerator=self.accelerator,
+        )
 
     def _once(self, name: str, found: Found, make: Callable[[], Row]) -> Row | None:
         """The row kept under `name`; made and kept if there is none. None if another process makes it."""

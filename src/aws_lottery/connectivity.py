@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .bare import _COMPILED, bare_model
+from .bare import bare_model, bare_name
 from .data import Images, ImageSplit, batches
 from .measuring import evaluate, recalibrate
 from .pruner import detach
@@ -140,7 +140,7 @@ def _interpolate_(places: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapp
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """What can be interpolated of a state_dict, by the names that it has when no part of the model is compiled."""
-    return {name.replace(_COMPILED, ""): value for name, value in state.items() if isinstance(value, Tensor)}
+    return {bare_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:

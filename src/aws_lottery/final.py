@@ -10,9 +10,9 @@ import safetensors.torch
 from torch import nn
 
 from .bare import bare_model
-from .data import ImageData, batches
+from .data import ImageData
 from .files import replace_file
-from .measuring import evaluate, recalibrate
+from .measuring import accuracy_of
 from .run import Run
 from .training import TrainingConfig, steps_an_epoch, train
 
@@ -50,9 +50,14 @@ def final_training(
     facts = {**facts, "dataset": data.name, "training": asdict(config), "data_seed": seed}
 
     def accuracy() -> float:
-        if recalibrated:
-            recalibrate(model, batches(data.train, config.batch_size, seed=0))
-        return evaluate(model, data.test, accelerator=accelerator)
+        return accuracy_of(
+            model,
+            data.test,
+            train_data=data.train,
+            batch_size=config.batch_size,
+            accelerator=accelerator,
+            recalibrated=recalibrated,
+        )
 
     measured: dict[str, Any] = {}
     steps = config.epochs * steps_an_epoch(data.train, config, accelerator)

@@ -39,6 +39,7 @@ class Found:
     def name(self) -> str:
         return f"{self.method}-round-{self.round:02}"
 
+    @cached_property
     def facts(self) -> Row:
         assert self.mask.config is not None
         return {
@@ -74,13 +75,13 @@ class Job:
         return replace(self, data_seed=self.data_seed + OTHER_NOISE)
 
     def facts(self) -> Row:
-        found = self.found.facts() if self.found else DENSE_FACTS
+        found = self.found.facts if self.found else DENSE_FACTS
         return {"kind": "accuracy", **found, "transfer": self.transfer, "seed": self.seed}
 
 
 def kept(path: Path, found: Found | None) -> Row:
     """What was measured with `found`, or without any."""
     row = json.loads(path.read_text())
-    if found is not None and row["signed_mask"] != found.facts()["signed_mask"]:
+    if found is not None and row["signed_mask"] != found.facts["signed_mask"]:
         raise CheckpointError(f"{path} is of another search than {found.folder}; take another output folder")
     return row

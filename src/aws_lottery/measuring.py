@@ -48,6 +48,21 @@ def recalibrate(model: nn.Module, data: Iterable[tuple[Tensor, ...]], *, max_bat
     model.train(training)
 
 
+def accuracy_of(
+    model: nn.Module,
+    test_data: Images | ImageSplit,
+    *,
+    train_data: Images | ImageSplit,
+    batch_size: int,
+    accelerator: "Accelerator",
+    recalibrated: bool = True,
+) -> float:
+    """`evaluate` on `test_data`, after `recalibrate` on `train_data` unless the protocol is against it."""
+    if recalibrated:
+        recalibrate(model, batches(train_data, batch_size, seed=0))
+    return evaluate(model, test_data, accelerator=accelerator)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module, data: Images | ImageSplit, *, accelerator: "Accelerator", batch_size: int = 512

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -88,7 +89,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     folder = Path(given.output_dir)
     accelerator = accelerator_for(given, {"search": config.to_dict(), "training": asdict(training)})
     data = _data(given, accelerator)
-    model = _fresh(model_name, data, given)
+    model = fresh_network(model_name, data, given.seed, channels_last=given.channels_last)
     accelerator.print(_cost(model, config, training.batch_size, steps_an_epoch(data.train, training, accelerator)))
     mask = find_signed_mask(
         model,
@@ -139,7 +140,8 @@ def final_main(description: str | None) -> None:
 def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argparse.Namespace) -> None:
     accelerator = accelerator_for(given, {"training": asdict(config)})
     data = _data(given, accelerator)
-    model, transfer = _fresh(name, data, given), TRANSFERS[given.transfer]
+    model = fresh_network(name, data, given.seed, channels_last=given.channels_last)
+    transfer = TRANSFERS[given.transfer]
     weights = load_weights(given.mask, mask) if transfer.needs_weights else None
     transfer_(model, transfer, mask, weights=weights, seed=given.seed)
     facts = {key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed")}
@@ -182,7 +184,7 @@ def compare_main(description: str | None) -> None:
     data = _data(given, accelerator)
     comparison = Comparison(
         given.searches,
-        lambda seed: _fresh(name, data, given, seed),
+        partial(fresh_network, name, data, channels_last=given.channels_last),
         data,
         _final(RECIPES[given.recipe][name], given),
         output_dir=given.output_dir,
@@ -254,12 +256,12 @@ def _data(given: argparse.Namespace, accelerator: Any) -> ImageData:
     return data.to(accelerator.device)
 
 
-def _fresh(name: str, data: ImageData, given: argparse.Namespace, seed: int | None = None) -> nn.Module:
-    """Seeded apart from all else: the same --seed is the same initialization in every recipe."""
+def fresh_network(name: str, data: ImageData, seed: int, *, channels_last: bool = False) -> nn.Module:
+    """Seeded apart from all else: the same seed is the same initialization in every recipe."""
     with torch.random.fork_rng():
-        torch.manual_seed(given.seed if seed is None else seed)
+        torch.manual_seed(seed)
         model = create_model(name, data.num_classes, image_size=data.image_size)
-    if given.channels_last:
+    if channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
     return model
 

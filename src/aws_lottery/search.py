@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .config import PROTOCOLS, SignedMaskConfig
-from .data import Images, ImageSplit, batches
+from .data import Images, ImageSplit
 from .facts import provenance
 from .gem import pruner_for
 from .mask import SignedMask
-from .measuring import evaluate, recalibrate
+from .measuring import accuracy_of
 from .run import Run
 from .training import TrainingConfig, steps_an_epoch, train
 from .weights import save_weights
@@ -114,9 +114,14 @@ def find_signed_mask(
             under_way = None
             metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss, **run.cost}
             if test_data is not None:
-                if PROTOCOLS[config.protocol].recalibrate:
-                    recalibrate(pruner.model, batches(data, training.batch_size, seed=0))
-                metrics["accuracy"] = evaluate(pruner.model, test_data, accelerator=accelerator)
+                metrics["accuracy"] = accuracy_of(
+                    pruner.model,
+                    test_data,
+                    train_data=data,
+                    batch_size=training.batch_size,
+                    accelerator=accelerator,
+                    recalibrated=PROTOCOLS[config.protocol].recalibrate,
+                )
             run.log(metrics)
         run.save()
     mask = pruner.signed_mask()
