@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aws_lottery import packing
+from aws_lottery.mask_file import packing
 
 
 def resnet50_shapes() -> dict[str, tuple[int, ...]]:

@@ -9,8 +9,8 @@ after the final training from the signs: 73.65 at 0.134 remaining (ResNet-50), 6
 options, it goes on. Then: recipes/train_from_mask.py OUTPUT_DIR/round-NN --recipe imagenet.
 """
 
-from aws_lottery.recipe import search_main
-from aws_lottery.settings import IMAGENET
+from aws_lottery.cli.find import search_main
+from aws_lottery.paper import IMAGENET
 
 if __name__ == "__main__":
     search_main(__doc__, "ILSVRC/imagenet-1k", IMAGENET)

@@ -8,8 +8,8 @@ Here: not measured. Hardware: one GPU; 2 gloo processes work too. --smoke: secon
 Killed and started again with the same options, it goes on. Then: recipes/train_from_mask.py OUTPUT_DIR/round-NN.
 """
 
-from aws_lottery.recipe import search_main
-from aws_lottery.settings import SMALL_IMAGES
+from aws_lottery.cli.find import search_main
+from aws_lottery.paper import SMALL_IMAGES
 
 if __name__ == "__main__":
     search_main(__doc__, "zh-plus/tiny-imagenet", SMALL_IMAGES)

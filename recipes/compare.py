@@ -9,7 +9,7 @@ again; the same command started twice shares the work. Hyper-parameters are the 
 of each figure and table. --smoke: seconds on a CPU, on made-up images.
 """
 
-from aws_lottery.recipe import compare_main
+from aws_lottery.cli.compare import compare_main
 
 if __name__ == "__main__":
     compare_main(__doc__)

@@ -20,13 +20,14 @@ from typing import Any
 from torch import nn
 
 from aws_lottery import SignedMaskConfig, TrainingConfig, find_signed_mask, load_data
-from aws_lottery.compare import Comparison
+from aws_lottery.cli.options import accelerator_for, machine_options
 from aws_lottery.data import ImageData
-from aws_lottery.data.known import CIFAR
 from aws_lottery.data.made_up import made_up_images
-from aws_lottery.recipe import accelerator_for, fresh_network, machine_options, model_code
-from aws_lottery.run import FolderBusy
-from aws_lottery.settings import SMALL_IMAGES
+from aws_lottery.data.presets import CIFAR
+from aws_lottery.experiments.comparison import Comparison
+from aws_lottery.models import fresh_network, model_code
+from aws_lottery.paper import SMALL_IMAGES
+from aws_lottery.runs.output_folder import FolderBusy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,9 @@ def main() -> None:
         decoded=True,
         workers=given.workers,
     ).to(accelerator.device)
-    fresh = partial(fresh_network, row.model, data, channels_last=given.channels_last)
+    fresh = partial(
+        fresh_network, row.model, data.num_classes, image_size=data.image_size, channels_last=given.channels_last
+    )
 
     pending = list(row.methods)
     while pending:

@@ -8,7 +8,7 @@ Writes result.json with the accuracy before and after training, and model.safete
 (recipes/aws_imagenet.py). Here: not measured. --smoke: seconds on a CPU, on made-up images.
 """
 
-from aws_lottery.recipe import final_main
+from aws_lottery.cli.train import final_main
 
 if __name__ == "__main__":
     final_main(__doc__)

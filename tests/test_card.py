@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from aws_lottery import Provenance, Result, SignedMask, SignedMaskConfig
-from aws_lottery.card import BEGIN, END
+from aws_lottery.mask_file.model_card import BEGIN, END
 from aws_lottery.paper import DENSE, TABLE_2, reported
 
 SHIPPED = sorted((Path(__file__).parent.parent / "model_cards").glob("*/"))

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aws_lottery import TrainingConfig, evaluate, recalibrate, train
-from aws_lottery.data import CIFAR, IMAGENET, Augmentation, CorruptImageError, batches, load_data, loading
+from aws_lottery.data import CIFAR, IMAGENET, Augmentation, CorruptImageError, batches, load_data
 from aws_lottery.data.augment import ATTEMPTS, center_box, padded_crop, resized_crop
 from aws_lottery.data.cache import cached
 from aws_lottery.data.columns import image_column, label_column
@@ -346,7 +346,7 @@ def test_two_processes_share_the_batches_of_one(decoded):
 
 def test_a_second_run_reads_what_the_first_decoded(tmp_path, monkeypatch):
     first = epoch(load_data(pair(), cache_dir=tmp_path, workers=0).train)
-    monkeypatch.setattr(loading, "decode_all", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr("aws_lottery.data.load.decode_all", lambda *_, **__: pytest.fail("decoded again"))
     assert torch.equal(epoch(load_data(pair(), cache_dir=tmp_path, workers=0).train)[0], first[0])
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         load_data(DatasetDict(train=split(21), test=split(9)), cache_dir=tmp_path, workers=0)

@@ -14,7 +14,7 @@ from aws_lottery.data import Images, batches
 from aws_lottery.data.augment import Augmentation
 from aws_lottery.data.splits import DecodedSplit
 from aws_lottery.models import create_model
-from aws_lottery.run import Run
+from aws_lottery.runs.output_folder import Run
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"

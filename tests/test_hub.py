@@ -11,7 +11,7 @@ from loopback_hub import OWNER, STRANGER, LoopbackHub
 from torch import nn
 
 from aws_lottery import HubError, Result, SignedMask, SignedMaskConfig
-from aws_lottery.folder import CONFIG_FILE, MASK_FILE
+from aws_lottery.mask_file.pretrained import CONFIG_FILE, MASK_FILE
 
 pytestmark = pytest.mark.filterwarnings(hub_fixtures.LFS_UPLOAD_WARNING)
 
@@ -132,9 +132,9 @@ def test_both_files_are_of_one_commit(hub, pushed, monkeypatch):
             newer.push_to_hub(REPO)
         return path
 
-    monkeypatch.setattr("aws_lottery.hub.hf_hub_download", interrupted)
+    monkeypatch.setattr("aws_lottery.mask_file.hub.hf_hub_download", interrupted)
     assert SignedMask.from_pretrained(REPO) == pushed
-    monkeypatch.setattr("aws_lottery.hub.hf_hub_download", download)
+    monkeypatch.setattr("aws_lottery.mask_file.hub.hf_hub_download", download)
     assert SignedMask.from_pretrained(REPO) == newer
 
 

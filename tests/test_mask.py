@@ -8,7 +8,8 @@ import torch.nn.utils.prune as torch_prune
 from torch import nn, tensor
 
 import aws_lottery
-from aws_lottery import Result, SignedMask, SignedMaskConfig, packing, provenance
+from aws_lottery import Result, SignedMask, SignedMaskConfig, provenance
+from aws_lottery.mask_file import packing
 
 
 def sparse_(model, share=0.5):

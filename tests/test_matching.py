@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aws_lottery import SignedMask, SignedMaskConfig
-from aws_lottery.matching import match
+from aws_lottery.parameters.matching import match
 
 MASK = {"a.conv.weight": (4, 3), "a.conv.bias": (4,), "fc.weight": (2, 4), "fc.bias": (2,)}
 HEAD = ["fc.weight", "fc.bias"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from aws_lottery import SignedMaskConfig
 from aws_lottery.models import ARCHITECTURES, create_model
-from aws_lottery.partition import is_norm, partition
+from aws_lottery.parameters.partition import is_norm, partition
 
 IMAGENET = [name for name, row in ARCHITECTURES.items() if row.parameters]
 SMALL = [name for name, row in ARCHITECTURES.items() if row.small_parameters]

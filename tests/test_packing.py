@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, tensor
 
-from aws_lottery import packing
-from aws_lottery.packing import PackingError
+from aws_lottery.mask_file import packing
+from aws_lottery.mask_file.packing import PackingError
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 FORMAT_MD = Path(__file__).parents[1] / "docs" / "format.md"
@@ -183,7 +183,7 @@ def test_golden_files_load_for_ever_and_are_written_alike():
 
 def test_another_process_writes_the_same_bytes_whatever_the_order_of_metadata():
     code = (
-        "import sys, torch; from aws_lottery import packing; "
+        "import sys, torch; from aws_lottery.mask_file import packing; "
         "mask = {'b': torch.ones(3).char(), 'a': torch.zeros(9).char()}; "
         "sys.stdout.buffer.write(packing.pack(mask, {key: key for key in 'zyxwvu'}))"
     )

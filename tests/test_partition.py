@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from aws_lottery import AWSPruner, SignedMaskConfig
-from aws_lottery.partition import partition
+from aws_lottery.parameters.partition import partition
 
 
 def sort(model, **config):

@@ -19,7 +19,7 @@ from aws_lottery import (
     train,
 )
 from aws_lottery.data import Images
-from aws_lottery.run import Run
+from aws_lottery.runs.output_folder import Run
 
 pytestmark = pytest.mark.multiprocess
 

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.checkpoint import checkpoint
 
 from aws_lottery import AWSPruner, SignedMaskConfig, detach, remaining
-from aws_lottery.partition import partition
+from aws_lottery.parameters.partition import partition
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1),

@@ -65,7 +65,7 @@ def test_the_digits_recipe_does_the_whole_job(processes, tmp_path, monkeypatch, 
 def test_a_search_recipe_and_the_final_training_from_its_mask(
     monkeypatch, tmp_path, recipe, model, method, protocol, which, transfer
 ):
-    monkeypatch.setattr("aws_lottery.data.loading._folder", lambda cache_dir: tmp_path / "cache")
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
     options = ["--model", model, "--method", method, "--protocol", protocol]
     run_here(monkeypatch, recipe, *options, "--output_dir", tmp_path / "search")
     masks = [SignedMask.from_pretrained(tmp_path / "search" / f"round-0{index}") for index in (1, 2)]
@@ -85,7 +85,7 @@ def test_a_search_recipe_and_the_final_training_from_its_mask(
 
 
 def test_an_experiment_and_another_comparison_of_its_search(monkeypatch, tmp_path):
-    monkeypatch.setattr("aws_lottery.data.loading._folder", lambda cache_dir: tmp_path / "cache")
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
     run_here(monkeypatch, "evidence.py", "cifar10-resnet8", "--output_dir", tmp_path)
     table = (tmp_path / "comparison/table.md").read_text()
     assert table.count("| AWS: fresh + signed mask |") == 3  # accuracy, stability, connectivity

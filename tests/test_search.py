@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, checkpoint, find_signed_mask
-from aws_lottery.checkpoint import CheckpointError
+from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
 from aws_lottery.data import Images
-from aws_lottery.run import Run
+from aws_lottery.runs import checkpoint
+from aws_lottery.runs.checkpoint import CheckpointError
+from aws_lottery.runs.output_folder import Run
 
 CONFIG = SignedMaskConfig(rounds=3, warmup_epochs=2, epochs_per_round=2)
 TRAINING = TrainingConfig(batch_size=8, max_grad_norm=1.0)
@@ -89,7 +90,7 @@ def test_each_stage_tells_what_its_training_cost(whole):
 
 
 def test_the_hours_are_estimated_once_after_the_first_steps(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("aws_lottery.run.ESTIMATE_AFTER", (3, 0.0))
+    monkeypatch.setattr("aws_lottery.runs.output_folder.ESTIMATE_AFTER", (3, 0.0))
     search(tmp_path)
     assert re.findall(r"about (\S+) hours for all 32 steps, (\S+) of them left", capfd.readouterr().out) == [
         ("0.0", "0.0")
@@ -162,7 +163,7 @@ def test_rewinding_methods_go_on_too(tmp_path, monkeypatch, method):
 @pytest.mark.parametrize(("protocol", "times"), [("paper", 3), ("released-code", 0)])
 def test_batchnorm_is_re_estimated_where_the_protocol_says_so(tmp_path, monkeypatch, protocol, times):
     calls = []
-    monkeypatch.setattr("aws_lottery.search.recalibrate", lambda *given: calls.append(given))
+    monkeypatch.setattr("aws_lottery.evaluation.recalibrate", lambda *arguments: calls.append(arguments))
     search(tmp_path, config=SignedMaskConfig(protocol=protocol, rounds=2, warmup_epochs=1, epochs_per_round=1))
     assert len(calls) == times
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from torch import tensor
 
-from aws_lottery import interpolate, prune, remaining, sign0, signs, transfer
+from aws_lottery import interpolate, prune, radix_select, remaining, sign0, transfer
 
 
 def test_sign0_gives_minus_one_zero_one_as_int8():
@@ -150,7 +150,7 @@ def test_prune_equals_a_stable_sort(tensors, rate, dtype, data):
 def test_prune_is_exact_across_chunks(monkeypatch):
     theta, masks = {"w": torch.randint(-9, 9, (1000,)).float()}, {"w": torch.ones(1000, dtype=torch.uint8)}
     whole = prune(theta, masks, 0.3)["w"]
-    monkeypatch.setattr(signs, "_CHUNK", 7)
+    monkeypatch.setattr(radix_select, "_CHUNK", 7)
     assert torch.equal(prune(theta, masks, 0.3)["w"], whole)
 
 

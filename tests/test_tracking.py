@@ -34,7 +34,7 @@ class Kept(tracking.GeneralTracker):
 
 def search(monkeypatch, tmp_path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
-    monkeypatch.setattr("aws_lottery.data.loading._folder", lambda cache_dir: tmp_path / "cache")
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
     arguments = ["--model", "resnet20", "--output_dir", tmp_path / "run", "--report_to", "tensorboard"]
     run_here(monkeypatch, "aws_cifar100.py", *arguments)
     return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

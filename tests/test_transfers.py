@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from aws_lottery import SignedMask
-from aws_lottery.holding import held_by
+from aws_lottery.mask_file.sparse_weights import load_weights, save_weights
+from aws_lottery.parameters.hold import held_by
 from aws_lottery.transfers import TRANSFERS, transfer_
-from aws_lottery.weights import load_weights, save_weights
 
 
 def network(weight: list[float], scale: float, bias: float) -> nn.Sequential:

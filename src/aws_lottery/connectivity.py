@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .bare import bare_model, bare_name
 from .data import Images, ImageSplit, batches
-from .measuring import evaluate, recalibrate
+from .evaluation import evaluate, recalibrate
+from .parameters.unwrap import clean_name, unwrap
 from .pruner import detach
-from .training import TrainingConfig, train
+from .training import train
+from .training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -82,10 +83,10 @@ def error_barrier(
     """
     if points < 3:
         raise ValueError(f"error_barrier: points must be 3 or more, the ends and one between, got {points}")
-    theta = _tensors(bare_model(a).state_dict())
-    other = _tensors(bare_model(b).state_dict() if isinstance(b, nn.Module) else b)
+    theta = _tensors(unwrap(a).state_dict())
+    other = _tensors(unwrap(b).state_dict() if isinstance(b, nn.Module) else b)
     _check_alike(theta, other)
-    probe = copy.deepcopy(bare_model(a)).to(accelerator.device)
+    probe = copy.deepcopy(unwrap(a)).to(accelerator.device)
     detach(probe)  # of the copy's own hold: a has another mask than b
     alphas = [index / (points - 1) for index in range(points)]
     errors = []
@@ -120,7 +121,7 @@ def sgd_stability(
         raise ValueError(f"sgd_stability: seeds must be two that differ, got {tuple(seeds)}")
     ends = []
     for seed in seeds:
-        model = copy.deepcopy(bare_model(start)).to(accelerator.device)
+        model = copy.deepcopy(unwrap(start)).to(accelerator.device)
         train(model, data, config, accelerator=accelerator, seed=seed)
         ends.append(model)
     a, b = ends
@@ -140,7 +141,7 @@ def _interpolate_(places: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapp
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """What can be interpolated of a state_dict, by the names that it has when no part of the model is compiled."""
-    return {bare_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    return {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:

@@ -8,14 +8,15 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
-from . import card, folder, hub, signs
-from .bare import bare_model, modules_of, parameters_of
+from . import signs
+from .atomic import replace_file
 from .config import SignedMaskConfig
-from .facts import LayerRow, Provenance, Result
-from .files import replace_file
-from .holding import Hold
-from .matching import Names, fit
-from .partition import norm_parameters, partition
+from .mask_file import hub, model_card, pretrained
+from .mask_file.provenance import LayerRow, Provenance, Result
+from .parameters.hold import Hold
+from .parameters.matching import Names, fit
+from .parameters.partition import norm_parameters, partition
+from .parameters.unwrap import modules_of, parameters_of, unwrap
 
 
 class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
@@ -71,7 +72,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             config: says what is prunable; kept in the mask. None: the default rules, and none is kept.
             masks: name -> mask to multiply with; None: zero weights are the pruned ones.
         """
-        model = bare_model(model)
+        model = unwrap(model)
         parts = partition(model, config or SignedMaskConfig())
         parameters = parameters_of(model)
         values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
@@ -89,7 +90,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
 
         Raises: ValueError if it put no mask on any weight.
         """
-        model = bare_model(model)
+        model = unwrap(model)
         masks = {name.removesuffix("_mask"): m for name, m in model.named_buffers() if name.endswith("_mask")}
         norms = norm_parameters(model)
         theta = {
@@ -182,7 +183,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             match: "names", or "structure": pair mask and model in order, whatever the names.
         Raises: ValueError that lists what does not fit, and changes nothing, unless everything does.
         """
-        parameters = parameters_of(bare_model(model))
+        parameters = parameters_of(unwrap(model))
         for name, place in fit(self, model, exclude=exclude, names=names, by=match).items():
             parameter = parameters[place]
             magnitude = parameter.abs_() if self.signed else parameter
@@ -194,16 +195,16 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         """Zero the pruned weights of `model` and keep them exactly 0 under any optimizer, until the end of the
         `with` block or `remove()`. Arguments and errors as `apply_`; ValueError also if the model is held already."""
         places = fit(self, model, exclude=exclude, names=names, by=match)
-        return Hold(bare_model(model), {places[name]: self[name] != 0 for name in self.prunable if name in places})
+        return Hold(unwrap(model), {places[name]: self[name] != 0 for name in self.prunable if name in places})
 
     def generate_model_card(self, *, repo_id: str | None = None, existing: str | None = None) -> ModelCard:
         """The card, README.md: from `results` and `provenance`; of the `existing` one, what was added by hand stays."""
-        return card.render(self, repo_id=repo_id, existing=existing)
+        return model_card.render(self, repo_id=repo_id, existing=existing)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """For `save_pretrained(folder)`: config.json, signed_mask.safetensors and README.md, each replaced whole."""
-        folder.write(save_directory, self)
-        readme = save_directory / folder.CARD_FILE
+        pretrained.write(save_directory, self)
+        readme = save_directory / pretrained.CARD_FILE
         if readme.exists():  # else ModelHubMixin writes it
             text = str(self.generate_model_card(existing=readme.read_text(encoding="utf-8")))
             replace_file(readme, text.encode())
@@ -230,10 +231,10 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         Raises: FileNotFoundError; hub.HubError if the Hub does not give it; ValueError for files that are not whole.
         """
         if hub.is_folder(repo_id_or_folder):
-            return cls(**folder.read(Path(repo_id_or_folder)))
+            return cls(**pretrained.read(Path(repo_id_or_folder)))
         path = hub.fetch(
             str(repo_id_or_folder),
-            (folder.CONFIG_FILE, folder.MASK_FILE),  # config.json first: its downloads count
+            (pretrained.CONFIG_FILE, pretrained.MASK_FILE),  # config.json first: its downloads count
             revision=revision,
             token=token,
             cache_dir=cache_dir,
@@ -241,7 +242,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             force_download=force_download,
         )
         try:
-            return cls(**folder.read(path))
+            return cls(**pretrained.read(path))
         except ValueError as error:
             hint = "if it broke on the way, force_download=True fetches it anew"
             raise ValueError(f"{error}. It came from '{repo_id_or_folder}' on the Hub; {hint}") from error

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import interpolation, signs
-from .bare import bare_model, modules_of, parameters_of
+from . import signs
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
-from .holding import Hold, held_by
 from .mask import SignedMask
-from .partition import partition
+from .parameters import norm_interpolation
+from .parameters.hold import Hold, held_by
+from .parameters.partition import partition
+from .parameters.unwrap import modules_of, parameters_of, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class AWSPruner:
         if METHODS[config.method].scores != self._scores:
             other = "AWSPruner" if self._scores else "GemMiner"
             raise ValueError(f"method '{config.method}' is not for {type(self).__name__}; use {other}, or pruner_for")
-        self.model = bare_model(model)
+        self.model = unwrap(model)
         self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
         self.partition = partition(self.model, self.config)
         logger.info("classifier, signed but not pruned: %s", self.partition.classifier)
@@ -66,12 +67,12 @@ class AWSPruner:
             {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable}
         )
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
-        self._alpha = interpolation.Alpha(enabled=False)
+        self._alpha = norm_interpolation.Alpha(enabled=False)
         if self._method.interpolate_norm:
             modules = modules_of(self.model)
             norms = [modules[name] for name in self.partition.norms]
             unit = self._protocol.unit_psi_init
-            self._alpha = interpolation.attach(self.model, norms, self.config.seed, unit_psi_init=unit)
+            self._alpha = norm_interpolation.attach(self.model, norms, self.config.seed, unit_psi_init=unit)
             self._alpha.enabled = False
         self._rewind_point: dict[str, Tensor] | None = None
         self._stage = 0  # the next to train, or under way
@@ -149,7 +150,7 @@ class AWSPruner:
             "stage": self._stage,
             "begun": self._running,
             "masks": self.masks,
-            "interpolation": interpolation.state(self.model),
+            "interpolation": norm_interpolation.state(self.model),
             "rewind_point": self._rewind_point,
         }
 
@@ -164,14 +165,14 @@ class AWSPruner:
         if theirs != self.config:
             raise ValueError(f"the state is of another search: {theirs}; this pruner has {self.config}")
         self._hold.update(state["masks"])
-        interpolation.load_state(self.model, state["interpolation"])
+        norm_interpolation.load_state(self.model, state["interpolation"])
         self._rewind_point = state["rewind_point"]
         self._stage, self._resumed = state["stage"], state["begun"]
 
     def zero_pruned_(self, model: nn.Module) -> None:
         """Zero what is pruned in another model of the same names; for a running average of the weights, which would
         else carry pruned weights over from before the last prune."""
-        self._hold.zero_(bare_model(model))
+        self._hold.zero_(unwrap(model))
 
     def detach(self) -> None:
         """Remove all that was attached; the model keeps its weights, and pruned ones may grow again."""
@@ -196,7 +197,7 @@ class AWSPruner:
 
 def detach(model: nn.Module) -> None:
     """Make an ordinary model again of one that a pruner or a mask holds, or of a copy of such a one."""
-    model = bare_model(model)
+    model = unwrap(model)
     if hold := held_by(model):
         hold.remove()
-    interpolation.detach(model)
+    norm_interpolation.detach(model)

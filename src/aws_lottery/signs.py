@@ -6,15 +6,15 @@ s = sign0(theta * m), the signed mask; alpha, the interpolation factor of Eq. 2.
 Nothing here changes its arguments.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from .radix_select import keep, select
 
-_CHUNK = 1 << 18  # elements looked at together while pruning: bounds the memory, fills the cache
+Tensors = Mapping[str, Tensor]
 
 
 def sign0(theta: Tensors, mask: Tensors | None = None) -> dict[str, Tensor]:
@@ -99,11 +99,11 @@ def prune(theta: Tensors, mask: Tensors, rate: float) -> dict[str, Tensor]:
     wide = any(w.dtype == torch.float64 for w in weights.values())
     pruned = sum(m.numel() for m in mask.values()) - survivors
     # pruned entries have the smallest key, 0, so they only shift the rank
-    threshold, below = _select(weights, mask, pruned + drop - 1, wide)
+    threshold, below = select(weights, mask, pruned + drop - 1, wide)
     ties = drop - (below - pruned if threshold else 0)  # how many of the survivors at the threshold must go
     kept = {}
     for name, weight in weights.items():
-        kept[name], ties = _keep(weight, mask[name], threshold, ties, wide)
+        kept[name], ties = keep(weight, mask[name], threshold, ties, wide)
     return {name: kept[name] for name in mask}
 
 
@@ -136,48 +136,3 @@ def _is_finite(value: Tensor) -> bool:
 
 def _count(mask: Tensors) -> int:
     return sum(int(torch.count_nonzero(m)) for m in mask.values())
-
-
-def _keys(weight: Tensor, mask: Tensor, wide: bool) -> Iterator[Tensor]:
-    """Chunks of non-negative integers, in row-major order, that sort like |weight|; 0 where pruned.
-
-    The bit pattern of a non-negative IEEE float grows with its value.
-    """
-    floats, ints = (torch.float64, torch.int64) if wide else (torch.float32, torch.int32)
-    # bool as uint8: multiplying by bool is 2.5 times as slow
-    bits = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
-    for w, m in zip(weight.reshape(-1).split(_CHUNK), bits.reshape(-1).split(_CHUNK), strict=True):
-        yield w.abs().to(floats).mul_(m).view(ints)
-
-
-def _select(weights: Tensors, mask: Tensors, rank: int, wide: bool) -> tuple[int, int]:
-    """The key with `rank` keys before it in sorted order, and how many are smaller: radix select, 16 bits at a time."""
-    key, below = 0, 0
-    top = 48 if wide else 16
-    for shift in range(top, -1, -16):
-        counts = torch.zeros(1 << 16, dtype=torch.int64)
-        for name, weight in weights.items():
-            for keys in _keys(weight, mask[name], wide):
-                high = keys >> shift
-                digits = high if shift == top else high[(high >> 16) == key] & 0xFFFF
-                counts += torch.bincount(digits, minlength=1 << 16).cpu()
-        upto = counts.cumsum(0)
-        digit = int(torch.searchsorted(upto, rank - below, right=True))
-        below += int(upto[digit] - counts[digit])
-        key = key << 16 | digit
-    return key, below
-
-
-def _keep(weight: Tensor, mask: Tensor, threshold: int, ties: int, wide: bool) -> tuple[Tensor, int]:
-    """New mask of one tensor: survivors from the threshold up, less the first `ties` at it; the ties left to drop."""
-    new = torch.empty(mask.numel(), dtype=torch.bool, device=mask.device)
-    chunks = zip(_keys(weight, mask, wide), new.split(_CHUNK), mask.reshape(-1).split(_CHUNK), strict=True)
-    for keys, now, was in chunks:
-        torch.ge(keys, threshold, out=now)
-        if not threshold:  # pruned entries have key 0 too
-            now.logical_and_(was)
-        if ties:
-            tied = (keys == threshold).logical_and_(now).nonzero().flatten()[:ties]
-            now[tied] = False
-            ties -= len(tied)
-    return torch.empty_like(mask).copy_(new.view(mask.shape)), ties

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .bare import bare_model, parameters_of
-from .facts import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED
 from .mask import SignedMask
-from .partition import norm_parameters
+from .mask_file.provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED
+from .parameters.partition import norm_parameters
+from .parameters.unwrap import parameters_of, unwrap
 
 SHIFTED_BIAS = 0.1  # of normalization layers in psi*_init (Appendix A)
 
@@ -100,7 +100,7 @@ def transfer_(
 def _take_found_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Tensor] | None) -> None:
     if weights is None:
         raise ValueError(f"'{transfer.condition}' takes trained weights: give those of the search (find_signed_mask)")
-    model = bare_model(model)
+    model = unwrap(model)
     psi = norm_parameters(model)
     for name, parameter in parameters_of(model).items():
         if name not in weights or weights[name].shape != parameter.shape:

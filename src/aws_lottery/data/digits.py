@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .loaders import Images
+from .batches import Images
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from .cifar_resnet import CifarResNet
@@ -71,6 +72,24 @@ def create_model(
     elif row.sized_by == "image_size":
         options["image_size"] = image_size
     return row.build(num_classes, **options)
+
+
+def fresh_network(
+    name: str, num_classes: int, seed: int, *, image_size: int = 224, channels_last: bool = False
+) -> nn.Module:
+    """`create_model`, its initialization drawn from `seed` alone; torch's random state stays as it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(name, num_classes, image_size=image_size)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
+    return model
+
+
+def model_code(name: str, num_classes: int, image_size: int) -> str:
+    """Python that makes a fresh network, for a mask's card."""
+    call = f'create_model("{name}", {num_classes}, image_size={image_size})'
+    return f"from aws_lottery import create_model\n\nmodel = {call}"
 
 
 def _architecture(name: str) -> Architecture:

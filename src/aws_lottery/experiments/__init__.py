@@ -1,0 +1,1 @@
+"""Conditions x rounds x seeds from searches, and what is shown of them."""

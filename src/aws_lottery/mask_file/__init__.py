@@ -1,0 +1,1 @@
+"""A signed mask on disk and on the Hub."""

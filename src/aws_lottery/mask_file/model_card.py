@@ -1,0 +1,256 @@
+"""The card of a signed mask: README.md as the Hub shows it, made from what was measured, and only from that.
+
+A mask may come from a stranger's file, so text in it can't end its cell, its code span or our markers.
+"""
+
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..config import METHODS, PROTOCOLS, SignedMaskConfig
+from ..paper import PAPER, SOURCE, Reported, reported
+from .provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED, Provenance, Result, Told
+
+BEGIN = "<!-- aws_lottery:begin; what stands between these two marks is replaced when the mask is saved again -->"
+END = "<!-- aws_lottery:end; what you write below or above them, and keys you add on top, is kept -->"
+_EMPTY = "---\n{}\n---\n"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+WHAT_IT_IS = """\
+A signed mask says of every weight of a network whether it is pruned (0), and which sign it has otherwise (+1 or -1).
+Multiplied with the magnitudes of a *fresh random initialization*, `theta = |theta_init| * s`, it makes a sparse network
+to be trained from there. It holds no trained weights."""
+BINARY = """\
+This one is a mask without signs: 0 where a weight is pruned, 1 elsewhere. Weights keep the signs of their own
+initialization, `theta = theta_init * m`."""
+SNIPPET = """\
+from aws_lottery import SignedMask
+
+{model}
+
+mask = SignedMask.from_pretrained("{source}")
+mask.apply_(model)  # {formula}; normalization stays at its initialization
+hold = mask.held(model)  # from here on pruned weights stay exactly 0 under any torch.optim optimizer
+# train `model` as you like, then hold.remove()"""
+LIMITS = """\
+- What is not in the tables was not measured.
+- The mask fits one architecture; other data sets, optimizers and schedules than those above are untested."""
+
+
+def render(mask: Told, *, repo_id: str | None = None, existing: str | None = None) -> ModelCard:
+    """The card of `mask`.
+
+    Args:
+        repo_id: on the Hub; None: the example loads the folder that it stands in.
+        existing: the card that this one replaces. Kept of it: what stands outside our marks, entries of `tags` and
+            `datasets`, and keys of the front matter that we have no value for; the model-index is always ours.
+    Raises: ValueError if the front matter of `existing` can't be read.
+    """
+    before, text = _parsed(existing or "")
+    data = {**before, **_front_matter(mask).to_dict()}
+    for key in ("tags", "datasets"):
+        data[key] = list(dict.fromkeys([*_listed(data.get(key)), *_listed(before.get(key))])) or None
+    card = ModelCard(_EMPTY)
+    card.data = ModelCardData(**data)
+    card.text = _inserted(_body(mask, repo_id), text)
+    return card
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], str]:
+    """Front matter, less the model-index, and what follows it."""
+    try:
+        card = ModelCard(text if text.lstrip().startswith("---") else _EMPTY + text, ignore_metadata_errors=True)
+        return {key: value for key, value in card.data.to_dict().items() if key != "model-index"}, card.text
+    except Exception as error:  # of the YAML parser, and of the library's idea of metadata
+        raise ValueError(
+            f"the front matter of the README.md there can't be read, mend or remove it: {error}"
+        ) from error
+
+
+def _inserted(body: str, text: str) -> str:
+    """`body` between our marks, in the place of those in `text`; from the first begin to the last end, as what
+    stands between may hold either."""
+    marked = f"{BEGIN}\n\n{body}\n\n{END}"
+    start, stop = text.find(BEGIN), text.rfind(END)
+    if 0 <= start < stop:
+        return text[:start] + marked + text[stop + len(END) :]
+    return f"\n{marked}\n" + (f"\n{text.lstrip()}" if text.strip() else "")
+
+
+def _front_matter(mask: Told) -> ModelCardData:
+    about = mask.provenance or Provenance()
+    names = [about.dataset, *(result.dataset for result in mask.results)]
+    signed = [result for result in mask.results if result.condition == SIGNED]
+    return ModelCardData(
+        library_name="aws_lottery",
+        pipeline_tag=about.task,
+        license=about.license,
+        base_model=about.base_model,
+        datasets=list(dict.fromkeys(name for name in names if name and _HUB_ID.fullmatch(name))) or None,
+        tags=["signed-mask", "sparsity", "pruning", "lottery-ticket", *([mask.config.method] if mask.config else [])],
+        model_name="signed mask",
+        eval_results=[_eval_result(result, about) for result in signed] or None,
+    )
+
+
+def _eval_result(result: Result, about: Provenance) -> EvalResult:
+    return EvalResult(
+        task_type=about.task or "other",
+        dataset_type=result.dataset,
+        dataset_name=result.dataset,
+        metric_type=result.metric,
+        metric_name=f"{result.metric}, mean of {len(result.values)}, fresh initializations + signed mask, trained",
+        metric_value=round(statistics.mean(result.values), 4),
+    )
+
+
+def _body(mask: Told, repo_id: str | None) -> str:
+    about = mask.provenance or Provenance()
+    network = (mask.config and mask.config.architecture) or "a network that it does not name"
+    sections = [
+        f"# Signed mask for {_text(network)}",
+        WHAT_IT_IS if mask.signed else f"{WHAT_IT_IS}\n\n{BINARY}",
+        f"**{mask.remaining:.4g}** of the prunable weights remain, the ratio that papers report; that is "
+        f"**{mask.remaining_total:.4g}** of all {mask.parameters:,} parameters.",
+        "## Use",
+        _fenced(_snippet(mask, repo_id or ".", network, about), "python"),
+        "## Results",
+        *_results(mask, about),
+        "## Recipe",
+        *_recipe(mask.config, about),
+        "## Layers",
+        _layers(mask),
+        "## How it was made",
+        _origin(about),
+        "## Limits",
+        "\n".join([LIMITS, *(f"- {_text(limit)}" for limit in about.limits)]),
+        f"The method is that of *{PAPER}*; this is an independent implementation.",
+    ]
+    return "\n\n".join(sections)
+
+
+def _snippet(mask: Told, source: str, network: str, about: Provenance) -> str:
+    formula = "theta = |theta_init| * s" if mask.signed else "theta = theta_init * m"
+    model = about.model_code or f"model = ...  # freshly initialized: {_line(network)}"
+    return SNIPPET.format(model=model.strip(), source=source, formula=formula)
+
+
+def _results(mask: Told, about: Provenance) -> list[str]:
+    """A table for each data set and metric, the conditions without a result included."""
+    kinds = list(dict.fromkeys((result.dataset, result.metric) for result in mask.results))
+    sections = []
+    for dataset, metric in kinds or [(about.dataset or "", "accuracy")]:
+        found = {r.condition: r for r in mask.results if (r.dataset, r.metric) == (dataset, metric)}
+        where = f" on {_text(dataset)}" if dataset else ""
+        unit = " in percent" if metric == "accuracy" else ""
+        sections += [f"{_text(metric).capitalize()}{unit}{where}, mean ± standard deviation over the seeds:"]
+        sections += [_comparison(found, _reported(mask.config, dataset), _usual(mask.config))]
+    return sections
+
+
+def _usual(config: SignedMaskConfig | None) -> list[str]:
+    solution = f"{config.method.upper()} solution" if config else "solution"
+    return [DENSE, solution, SIGNED, MASK_ONLY, RANDOM_SIGNS]
+
+
+def _reported(config: SignedMaskConfig | None, dataset: str) -> dict[str, Reported]:
+    """Condition -> figure of the paper for the same search."""
+    if config is None:
+        return {}
+    figures = reported(
+        config.architecture or "", dataset, method=config.method, rounds=config.rounds, prune_rate=config.prune_rate
+    )
+    names = {"dense": DENSE, "solution": _usual(config)[1], "signs": SIGNED}
+    return {names[what]: figure for what, figure in figures.items()}
+
+
+def _comparison(found: dict[str, Result], paper: dict[str, Reported], usual: list[str]) -> str:
+    rows = []
+    for condition in dict.fromkeys([*usual, *found]):
+        result = found.get(condition)
+        cells = ["not measured", "not measured", "0"]
+        if result is not None:
+            before = _summary(result.before) if result.before else "not measured"
+            cells = [before, _summary(result.values), str(len(result.values))]
+        figure = paper.get(condition)
+        rows.append([_text(condition), *cells, f"{figure.mean:.2f} ± {figure.std:.2f}" if figure else "-"])
+    header = ["start", "before training", "after training", "seeds", "paper, after training"]
+    if paper:
+        return f"{_table(header, rows)}\n\nPaper: {SOURCE}."
+    return f"{_table(header[:-1], [row[:-1] for row in rows])}\n\nThe paper reports no figure for this search."
+
+
+def _summary(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
+    if config is None:
+        search = "The search that found it is not told."
+    else:
+        switches = {"method": METHODS[config.method], "protocol": PROTOCOLS[config.protocol]}
+        rows = [[_code(key), _code(value)] for key, value in config.to_dict().items()]
+        rows += [[_code(f"{kind}.{key}"), _code(v)] for kind, row in switches.items() for key, v in vars(row).items()]
+        search = _table(["search", "value"], rows)
+    training = [[_code(key), _code(value)] for key, value in about.training.items()]
+    return [search, _table(["training", "value"], training) if training else "How it was trained is not told."]
+
+
+def _layers(mask: Told) -> str:
+    rows = [
+        [
+            _code(row.name),
+            "x".join(map(str, row.shape)) or "-",
+            f"{row.remaining:.4f}" if row.prunable else "not pruned",
+            f"{row.positive:.2f}" if mask.signed and row.positive == row.positive else "-",
+        ]
+        for row in mask.table()
+    ]
+    return _table(["tensor", "shape", "remaining", "share of + among them"], rows)
+
+
+def _origin(about: Provenance) -> str:
+    told = {
+        "aws_lottery": about.library_version,
+        "commit": about.commit,
+        "software": about.software,
+        "hardware": about.hardware,
+        "date": about.date,
+        "data": about.dataset,
+        "command": about.command,
+    }
+    return _table(["", ""], [[what, _code(value) if value else "not told"] for what, value in told.items()])
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _line(value: object) -> str:
+    """As one line, without characters that nobody sees."""
+    return "".join(c if c.isprintable() else " " for c in str(value)).strip()
+
+
+def _text(value: object) -> str:
+    """As plain text: nothing in it is Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>#|!~$&])", r"\\\1", _line(value)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+
+
+def _code(value: object) -> str:
+    """As a code span; a table ends its cell at | even there."""
+    line = _line(list(value) if isinstance(value, tuple) else value).replace("|", "\\|")  # JSON has no tuples
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
+
+
+def _fenced(code: str, language: str) -> str:
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{ticks}{language}\n{code}\n{ticks}"
+
+
+def _listed(value: object) -> list[str]:
+    return [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, str)]

@@ -1,0 +1,1 @@
+"""What is done to a model's parameters: sorted, matched, held, interpolated."""

@@ -1,0 +1,184 @@
+"""Which parameter of a model each tensor of a mask is for: `fit`, by names and shapes alone.
+
+In this order: what the caller maps; the same name; the same name under another prefix, if only one prefix fits.
+Or, when asked, the same place in the order of the model.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from itertools import takewhile
+from typing import Any
+
+from torch import nn
+
+from .partition import matches, norm_parameters
+from .unwrap import parameters_of, unwrap
+
+logger = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]  # name -> shape, in the order of the model
+Names = Mapping[str, str] | Callable[[str], str]
+MATCHES = ("names", "structure")
+
+
+def fit(
+    mask: Any, model: nn.Module, *, exclude: Collection[str] = (), names: Names | None = None, by: str = "names"
+) -> dict[str, str]:
+    """`match` for a SignedMask and a model, seen through its wrappers. Raises: ValueError that names both."""
+    model = unwrap(model)
+    parameters, norms = parameters_of(model), norm_parameters(model)
+    try:
+        if by == "structure" and not mask.signed:
+            raise ValueError("match='structure' needs the signed mask: this one does not tell what it leaves out")
+        places = match(
+            {name: tuple(value.shape) for name, value in mask.items()},
+            {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+            required=[name for name in parameters if mask.signed and name not in norms],
+            head=_head(mask),
+            names=names,
+            exclude=exclude,
+            by=by,
+        )
+        if empty := [place for place in places.values() if parameters[place].is_meta]:
+            raise ValueError(f"{empty[0]}: on the meta device; initialize the model first (to_empty, then its init)")
+    except ValueError as error:
+        made_for = (mask.config and mask.config.architecture) or "a network that it does not name"
+        raise ValueError(
+            f"the signed mask does not fit this {type(model).__name__}, nothing was changed; "
+            f"it was made for {made_for}. {error}"
+        ) from None
+    return places
+
+
+def _head(mask: Any) -> list[str]:
+    """Names of the classifier, if it was not pruned: the one of the configuration, or the last matrix."""
+    last = next((name for name in reversed(list(mask)) if mask[name].dim() > 1), "")
+    owner = (mask.config and mask.config.classifier) or last.rpartition(".")[0]
+    names = [name for name in mask if name.rpartition(".")[0] == owner]
+    return [] if set(names) & set(mask.prunable) else names
+
+
+def match(
+    mask: Shapes,
+    model: Shapes,
+    *,
+    required: Collection[str] = (),
+    head: Collection[str] = (),
+    names: Names | None = None,
+    exclude: Collection[str] = (),
+    by: str = "names",
+) -> dict[str, str]:
+    """Name in the mask -> name in the model.
+
+    Args:
+        required: names in the model, in its order, that a mask of this network has. Where the mask is for a part of
+            the model, those in that part.
+        head: names in the mask which, if they differ in shape and all else fits, are left out with a warning.
+        names: name in the mask -> name in the model, for those that differ: a mapping or a function.
+        exclude: names or globs of modules or parameters, in the mask or in the model, to be left alone.
+        by: "names", or "structure": in order, for a network whose names are all others.
+    Raises: ValueError that lists what does not fit.
+    """
+    _check(mask, model, exclude, by)
+    wanted = {name: shape for name, shape in mask.items() if not matches(name, exclude)}
+    required = [name for name in required if not matches(name, exclude)]
+    if by == "structure":
+        target, scope = _in_order(wanted, required), ""
+    elif names is not None:
+        target, scope = _as_told(mask, names), ""
+    else:
+        old, scope = _prefixes(wanted, model, head)
+        target = {name: scope + name.removeprefix(old) for name in mask}
+        _tell(old, scope, required)
+    pairs = {name: target[name] for name in wanted if not matches(target[name], exclude)}
+    if not pairs:
+        raise ValueError("nothing of it is left to apply; exclude= leaves out too much")
+    wrong = _misfits(pairs, mask, model)
+    missing = [n for n in required if n.startswith(scope) and n not in target.values()]
+    if wrong and not missing and all(name in head and pairs[name] in model for name in wrong):
+        logger.warning("left as it is, for its shape differs: the classifier (%s)", ", ".join(wrong))
+        return {name: place for name, place in pairs.items() if name not in wrong}
+    if wrong or missing:
+        raise ValueError(_listed([*wrong.values(), *(f"{name}: not in the mask" for name in missing)]))
+    return pairs
+
+
+def _check(mask: Shapes, model: Shapes, exclude: Collection[str], by: str) -> None:
+    if by not in MATCHES:
+        raise ValueError(f"match must be one of {', '.join(MATCHES)}, got {by!r}")
+    if isinstance(exclude, str):
+        raise ValueError(f"exclude must be a list of names or globs, got {exclude!r}")
+    for pattern in exclude:
+        if not any(matches(name, [pattern]) for name in (*mask, *model)):
+            raise ValueError(f"exclude pattern {pattern!r} matches nothing in the mask or the model")
+
+
+def _tell(old: str, scope: str, required: list[str]) -> None:
+    if any(not name.startswith(scope) for name in required):
+        logger.warning("the mask is for %r only; the rest of the model is left as it is", scope)
+    elif old != scope:
+        logger.info("what the mask calls %r is %r in the model", old, scope)
+
+
+def _misfits(pairs: Mapping[str, str], mask: Shapes, model: Shapes) -> dict[str, str]:
+    """Name in the mask -> what is wrong with its counterpart."""
+    wrong = {}
+    for name, target in pairs.items():
+        label = name if name == target else f"{name} (in the model {target})"
+        if target not in model:
+            wrong[name] = f"{label}: not in the model"
+        elif mask[name] != model[target]:
+            wrong[name] = f"{label}: shape {mask[name]} in the mask, {model[target]} in the model"
+    return wrong
+
+
+def _listed(wrong: list[str]) -> str:
+    shown = wrong[:10] + ([f"and {len(wrong) - 10} more"] if wrong[10:] else [])
+    hint = "exclude= leaves parameters alone, names= maps names, match='structure' goes by order and shapes"
+    return "\n  ".join([f"{len(wrong)} parameters differ:", *shown]) + f"\n({hint})"
+
+
+def _prefixes(wanted: Shapes, model: Shapes, head: Collection[str]) -> tuple[str, str]:
+    """What every name in the mask starts with, and what the model has instead; both "" if the names fit as they are,
+    or under no prefix. Raises: ValueError if several prefixes fit."""
+    if not wanted or all(name in model for name in wanted):
+        return "", ""
+    # a module and a leaf stay, as some `weight` is found anywhere
+    levels = zip(*(name.split(".")[:-2] for name in wanted), strict=False)
+    old = "".join(f"{parts[0]}." for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))
+    rests = {name.removeprefix(old): shape for name, shape in wanted.items()}
+    first = next(iter(rests))
+    places = [name.removesuffix(first) for name in model if f".{name}".endswith(f".{first}")]
+    fitting = [new for new in places if all(new + rest in model for rest in rests)]
+    if len(fitting) > 1:
+        sized = {rest: shape for rest, shape in rests.items() if old + rest not in head}
+        fitting = [
+            new for new in fitting if all(model[new + rest] == shape for rest, shape in sized.items())
+        ] or fitting
+    if len(fitting) > 1:
+        some = ", ".join(map(repr, fitting[:10]))
+        raise ValueError(f"its names fit under several prefixes of the model ({some}); say which by names=")
+    return (old, fitting[0]) if fitting else ("", "")
+
+
+def _as_told(mask: Shapes, names: Names) -> dict[str, str]:
+    if isinstance(names, Mapping):
+        if unknown := sorted(names.keys() - mask.keys()):
+            raise ValueError(f"names= maps {unknown[:10]}, which the mask does not have")
+        told = {name: names.get(name, name) for name in mask}
+    else:
+        told = {name: names(name) for name in mask}
+    origin: dict[str, str] = {}
+    for name, target in told.items():
+        if origin.setdefault(target, name) != name:
+            raise ValueError(f"names= maps both {origin[target]!r} and {name!r} to {target!r}")
+    return told
+
+
+def _in_order(wanted: Shapes, required: list[str]) -> dict[str, str]:
+    if len(wanted) != len(required):
+        raise ValueError(
+            f"match='structure' pairs in order, but the mask has {len(wanted)} tensors and the model {len(required)} "
+            "parameters for them; exclude= leaves parameters of either side alone"
+        )
+    return dict(zip(wanted, required, strict=True))

@@ -1,0 +1,27 @@
+"""A model as its author wrote it, seen through what torch.compile and DistributedDataParallel wrap around or in it."""
+
+from torch import nn
+
+_COMPILED = "_orig_mod."  # what torch.compile puts into the names of a submodule that it wraps
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and DistributedDataParallel."""
+    from accelerate.utils import extract_model_from_parallel
+
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def clean_name(name: str) -> str:
+    """The name of a parameter, buffer or module when no part of its model is compiled."""
+    return f"{name}.".replace(_COMPILED, "")[:-1]
+
+
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of a bare model, by the names that it has when no part of it is compiled; tied ones once."""
+    return {clean_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of a bare model, likewise; the modules that torch.compile made are not among them."""
+    return {clean_name(name): module for name, module in model.named_modules()}

@@ -1,0 +1,92 @@
+"""A(theta, u) as a job of its own: a final training in a folder, that survives being killed and is not run twice."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+from torch import nn
+
+from ..parameters.unwrap import unwrap
+from ..data import ImageData
+from ..atomic import replace_file
+from ..evaluation import accuracy_of
+from .output_folder import Run
+from ..training import steps_an_epoch, train
+from ..training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RESULT_FILE, MODEL_FILE = "result.json", "model.safetensors"
+
+
+def final_training(
+    model: nn.Module,
+    data: ImageData,
+    config: TrainingConfig,
+    *,
+    output_dir: str | Path,
+    accelerator: "Accelerator",
+    facts: Mapping[str, Any],
+    seed: int,
+    recalibrated: bool = True,
+) -> dict[str, Any]:
+    """Train `model` from where it is, and measure it before and after; or tell what was measured, if that was done.
+
+    Writes to `output_dir`: `result.json`, which is returned, and `model.safetensors`, the trained network; while it
+    trains, a checkpoint. A loss that is not finite is a result too: `failed` says so in place of `after`.
+
+    Args:
+        model: on any device; held to its mask, if it has one.
+        facts: plain data that tells this training from others; in the result, and the same if it is resumed.
+        seed: u, of the data order.
+        recalibrated: measure with BatchNorm re-estimated on the training data.
+    Returns: `facts`, `training` (the hyper-parameters), `seed`, and `before` and `after`, top-1 accuracies in percent.
+    Raises: CheckpointError if output_dir holds another training; Interrupted; FolderBusy.
+    """
+    model = unwrap(model).to(accelerator.device)
+    facts = {**facts, "dataset": data.name, "training": asdict(config), "data_seed": seed}
+
+    def accuracy() -> float:
+        return accuracy_of(
+            model,
+            data.test,
+            train_data=data.train,
+            batch_size=config.batch_size,
+            accelerator=accelerator,
+            recalibrated=recalibrated,
+        )
+
+    measured: dict[str, Any] = {}
+    steps = config.epochs * steps_an_epoch(data.train, config, accelerator)
+    run = Run(output_dir, facts, model, accelerator, total_steps=steps, more_state=lambda: measured)
+    path = run.folder / RESULT_FILE
+    with run:
+        if path.exists():
+            return json.loads(path.read_text())
+        measured |= run.more or {"before": accuracy()}
+        try:
+            train(
+                model,
+                data.train,
+                config,
+                accelerator=accelerator,
+                seed=seed,
+                on_step=run.after_step,
+                resume=run.training,
+            )
+            measured["after"] = accuracy()
+        except FloatingPointError as error:
+            measured["failed"] = str(error)
+        text = json.dumps({**facts, **measured}, indent=2) + "\n"
+        if accelerator.is_main_process:
+            if "failed" not in measured:
+                whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+                replace_file(run.folder / MODEL_FILE, safetensors.torch.save(whole))
+            replace_file(path, text.encode())
+            run.remove_checkpoint()
+        accelerator.wait_for_everyone()
+    return json.loads(text)

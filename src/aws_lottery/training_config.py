@@ -1,0 +1,63 @@
+"""`TrainingConfig`: the hyper-parameters of A(theta, u), and the optimizers and schedules they choose from."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Hyper-parameters of A(theta, u); the defaults are the paper's for CIFAR-100 and Tiny-ImageNet (Section 4.1).
+
+    Args:
+        epochs: of the whole training.
+        optimizer: a key of OPTIMIZERS.
+        learning_rate: at the start.
+        momentum: of SGD; the Adams take their usual betas.
+        weight_decay: on every parameter, normalization included.
+        schedule: a key of SCHEDULES, stepped once an epoch.
+        min_learning_rate: where `cosine` ends, as a share of `learning_rate`.
+        milestones: shares of `epochs` after which `multistep` multiplies the learning rate by 0.1.
+        batch_size: over all processes together.
+        max_grad_norm: gradients are clipped to this global norm; None: not at all.
+        ema_decay: in [0, 1): the training ends at the exponential moving average of its weights, from the first
+            optimizer step on (docs/notes/averaged-weights.md); None: at the last weights.
+    Raises: ValueError for an unknown optimizer or schedule, or an ema_decay out of range.
+    """
+
+    epochs: int = 100
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "multistep"
+    min_learning_rate: float = 0.0
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    batch_size: int = 128
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, rows in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in rows:
+                raise ValueError(
+                    f"TrainingConfig: {name} must be one of {', '.join(rows)}, got {getattr(self, name)!r}"
+                )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"TrainingConfig: ema_decay must be in [0, 1) or None, got {self.ema_decay}")
+
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], TrainingConfig], Optimizer]] = {
+    "sgd": lambda p, c: SGD(p, c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay),
+    "adam": lambda p, c: Adam(p, c.learning_rate, weight_decay=c.weight_decay),
+    "adamw": lambda p, c: AdamW(p, c.learning_rate, weight_decay=c.weight_decay),
+}
+SCHEDULES: dict[str, Callable[[Optimizer, TrainingConfig], LRScheduler]] = {
+    "constant": lambda o, c: LambdaLR(o, lambda epoch: 1.0),
+    "multistep": lambda o, c: MultiStepLR(o, [math.ceil(share * c.epochs) for share in c.milestones]),
+    "cosine": lambda o, c: CosineAnnealingLR(o, max(c.epochs, 1), c.min_learning_rate * c.learning_rate),
+}

@@ -1,0 +1,165 @@
+"""Comparisons: what is run, kept, shared, and not run twice."""
+
+import json
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+from torch import nn
+
+from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
+from aws_lottery.data import ImageData, load_data
+from aws_lottery.data.made_up import made_up_images
+from aws_lottery.experiments.comparison import Comparison
+from aws_lottery.experiments.jobs import Found
+from aws_lottery.runs.checkpoint import CheckpointError
+
+TRAINING = TrainingConfig(epochs=1, batch_size=8)
+
+
+def fresh(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 3 * 3, 4)
+        )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> ImageData:
+    return load_data(made_up_images(8), cache_dir=tmp_path_factory.mktemp("cache"), workers=0)
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory, data):
+    """Searches of two rounds by AWS and LRR."""
+    folders = []
+    for method in ("aws", "lrr"):
+        folders.append(tmp_path_factory.mktemp(method))
+        config = SignedMaskConfig(method=method, rounds=2, warmup_epochs=1, epochs_per_round=1, architecture="tiny")
+        find_signed_mask(
+            fresh(0), data.train, config, TRAINING, output_dir=folders[-1], accelerator=Accelerator(cpu=True)
+        )
+    return folders
+
+
+def comparison(searches, data, folder, **options) -> Comparison:
+    options = {"rounds": (2,), "seeds": (1, 2), "barrier_rounds": (2,), "barrier_seeds": (1,), **options}
+    return Comparison(searches, fresh, data, TRAINING, output_dir=folder, accelerator=Accelerator(cpu=True), **options)
+
+
+@pytest.fixture(scope="module")
+def compared(searches, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    transfers = ("dense", "solution", "signs", "lrr:signs-norm")
+    return comparison(searches, data, folder, transfers=transfers).run(), folder
+
+
+def kinds(rows, kind, method, transfer) -> list[tuple]:
+    rows = [r for r in rows if (r["kind"], r["method"], r.get("transfer")) == (kind, method, transfer)]
+    return sorted((r["seed"], r["data_seed"]) if kind == "accuracy" else r["seed"] for r in rows)
+
+
+def test_every_condition_is_trained_with_every_seed_and_twice_where_stability_is_asked(compared):
+    rows, _ = compared
+    assert kinds(rows, "accuracy", None, "dense") == [(1, 1), (2, 2)]
+    assert kinds(rows, "accuracy", "aws", "signs") == [(1, 1), (1, 1001), (2, 2)]
+    assert kinds(rows, "accuracy", "lrr", "signs-norm") == [(1, 1), (1, 1001), (2, 2)]
+    assert kinds(rows, "accuracy", "aws", "signs-norm") == []
+    assert kinds(rows, "stability", "aws", "solution") == [1]
+    assert kinds(rows, "lmc", "aws", "signs") == [1, 2]
+    assert kinds(rows, "lmc", "aws", "solution") == []
+    assert all(0 <= row["after"] <= 100 and 0 <= row["before"] <= 100 for row in rows if row["kind"] == "accuracy")
+
+
+def test_results_are_written_as_rows_table_plots_and_cards(compared):
+    rows, folder = compared
+    kept = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert len(kept) == len(rows)
+    assert {row["model"] for row in kept} == {"tiny"}
+    assert "AWS solution" in (folder / "table.md").read_text()
+    assert (folder / "plots" / "accuracy.png").stat().st_size > 0
+    mask = SignedMask.from_pretrained(folder / "masks" / "aws-round-02")
+    measured = {result.condition: result.values for result in mask.results}
+    signs = [
+        row["after"] for row in kept if (row["method"], row.get("transfer")) == ("aws", "signs") and "after" in row
+    ]
+    assert measured["fresh + signed mask"][0] == signs[0]
+
+
+def test_an_analysis_of_each_round_is_kept(compared):
+    rows, _ = compared
+    first, row = (row for row in rows if row["kind"] == "analysis" and row["method"] == "lrr")
+    assert (first["round"], first["sign_flips"]) == (1, None)
+    assert 0 <= row["sign_flips"] <= 1
+    assert 0 <= row["accuracy_norms_reset"] <= 100
+    assert row["layers"]["0.weight"] == pytest.approx(0.64, abs=0.01)
+
+
+def test_what_is_done_is_not_done_again(compared, searches, data, monkeypatch):
+    rows, folder = compared
+    monkeypatch.setattr("aws_lottery.experiments.comparison.final_training", None)
+    monkeypatch.setattr("aws_lottery.experiments.comparison.error_barrier", None)
+    again = comparison(searches, data, folder, transfers=("dense", "solution", "signs", "lrr:signs-norm"))
+    assert again.run() == rows
+
+
+def test_what_another_process_does_is_left_to_it_and_waited_for(searches, data, tmp_path, capsys, monkeypatch):
+    job = tmp_path / "trainings" / "aws-round-02-signs-seed1-u1"
+    job.mkdir(parents=True)
+    other = FileLock(job / ".lock")
+    other.acquire()
+    done_meanwhile = []
+
+    def wait(seconds: float) -> None:
+        done_meanwhile.extend(path.parent.name for path in (tmp_path / "trainings").glob("*/result.json"))
+        other.release()
+
+    monkeypatch.setattr("aws_lottery.experiments.comparison.time.sleep", wait)
+    rows = comparison(searches, data, tmp_path, transfers=("signs",), seeds=(1,), barrier_rounds=()).run()
+    assert done_meanwhile == ["lrr-round-02-signs-seed1-u1"]
+    assert "1 jobs are under way in other processes: waiting" in capsys.readouterr().out
+    assert [row["method"] for row in rows if row["kind"] == "accuracy"] == ["aws", "lrr"]
+
+
+def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
+    diverging = Comparison(
+        searches[:1],
+        fresh,
+        data,
+        TrainingConfig(epochs=1, batch_size=8, learning_rate=math.inf),
+        output_dir=tmp_path,
+        accelerator=Accelerator(cpu=True),
+        rounds=(2,),
+        transfers=("dense", "solution", "signs"),
+        seeds=(1,),
+        barrier_rounds=(2,),
+    )
+    failed = [row for row in diverging.run() if row["kind"] == "accuracy"]
+    assert all("the loss is" in row["failed"] and "after" not in row for row in failed)
+    assert len(failed) == 5  # and no barrier to what was not trained
+
+
+def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, data, monkeypatch):
+    _, folder = compared
+    other = comparison(searches, data, folder, transfers=("signs",))
+    other.training = TrainingConfig(epochs=2, batch_size=8)
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        other.run()
+    wrong = comparison(searches[:1], data, folder, transfers=("signs",))
+    monkeypatch.setattr(Found, "facts", {"protocol": "paper", "signed_mask": "another"})
+    with pytest.raises(CheckpointError, match="is of another search than"):
+        wrong.run()
+
+
+def test_what_can_not_be_compared_is_named(searches, data, tmp_path):
+    with pytest.raises(ValueError, match="unknown transfer sings; there are dense, solution"):
+        comparison(searches, data, tmp_path, transfers=("sings",))
+    with pytest.raises(ValueError, match=r"no such rounds: .*round-03.*; has the search come so far"):
+        comparison(searches, data, tmp_path, rounds=(3,))
+    with pytest.raises(ValueError, match=r"barrier_rounds \[2\] are not among the rounds \[1\]"):
+        comparison(searches, data, tmp_path, rounds=(1,))
+    with pytest.raises(ValueError, match="aws-round-02 of more than one search"):
+        comparison([searches[0], searches[0]], data, tmp_path)
