@@ -1,0 +1,1 @@
+"""Runs on disk: a search, a final training, their folder, checkpoints."""
