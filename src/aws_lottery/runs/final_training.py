@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from torch import nn
 
-from ..parameters.unwrap import unwrap
-from ..data import ImageData
 from ..atomic import replace_file
+from ..data import ImageData
 from ..evaluation import accuracy_of
-from .output_folder import Run
+from ..parameters.unwrap import unwrap
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
+from .output_folder import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
-from . import checkpoint
 from ..training import Training
+from . import checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,14 +10,14 @@ from torch import nn
 
 from ..config import PROTOCOLS, SignedMaskConfig
 from ..data import Images, ImageSplit
-from ..mask_file.provenance import provenance
+from ..evaluation import accuracy_of
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
-from ..evaluation import accuracy_of
-from .output_folder import Run
+from ..mask_file.provenance import provenance
+from ..mask_file.sparse_weights import save_weights
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
-from ..mask_file.sparse_weights import save_weights
+from .output_folder import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
