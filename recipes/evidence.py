@@ -13,10 +13,12 @@ CPU with --threads 1 for each. Results: docs/results. --smoke: seconds, on made-
 import shlex
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from datasets import ClassLabel, DatasetDict, load_dataset
 from torch import nn
 
 from aws_lottery import SignedMaskConfig, TrainingConfig, find_signed_mask, load_data
@@ -36,8 +38,11 @@ class Experiment:
 
     dataset: str
     model: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the network
     image_size: int = 32
     images: int | None = None  # None: all
+    classes: int | None = None  # the first so many; None: all
+    protocol: str = "paper"
     methods: tuple[str, ...] = ("aws", "lrr")
     warmup_epochs: int = 10
     epochs_per_round: int = 10
@@ -46,6 +51,7 @@ class Experiment:
     rounds: tuple[int, ...]
     barrier_rounds: tuple[int, ...]
     transfers: tuple[str, ...] = ("dense", "solution", "signs", "mask", "lrr:signs-norm")
+    first: tuple[str, ...] = ()  # of the transfers: for every seed before any other
     seeds: tuple[int, ...] = (1, 2)
     barrier_seeds: tuple[int, ...] | None = None
 
@@ -93,6 +99,24 @@ EXPERIMENTS = {
         barrier_rounds=(11,),
         barrier_seeds=(1,),
     ),
+    # the plan of docs/results/tiny32-mobilenetv2, stated there before the first run
+    "tiny32-mobilenetv2": Experiment(
+        dataset="tiny-imagenet-32",
+        model="mobilenetv2",
+        options={"width": 0.25},
+        image_size=16,
+        classes=50,
+        protocol="released-code",
+        warmup_epochs=8,
+        epochs_per_round=4,
+        search_rounds=6,
+        final=replace(PAPER, epochs=16, learning_rate=0.05, weight_decay=2e-3, schedule="cosine"),
+        rounds=(6,),
+        barrier_rounds=(),
+        first=("signs",),
+        transfers=("dense", "solution", "signs", "signs-norm", "aws:mask"),
+        seeds=(11, 12, 13),
+    ),
 }
 SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round": 1, "search_rounds": 2, "seeds": (1,)}
 
@@ -108,14 +132,19 @@ def main() -> None:
     given.output_dir = given.output_dir or f"runs/{given.experiment}"
     accelerator = accelerator_for(given)
     data = load_data(
-        made_up_images(32) if given.smoke else given.dataset or row.dataset,
+        made_up_images(32) if given.smoke else images_of(given.dataset or row.dataset, row.classes),
         max_train_samples=row.images,
         augmentation=replace(CIFAR, size=row.image_size, padding=row.image_size // 8),
         decoded=True,
         workers=given.workers,
     ).to(accelerator.device)
     fresh = partial(
-        fresh_network, row.model, data.num_classes, image_size=data.image_size, channels_last=given.channels_last
+        fresh_network,
+        row.model,
+        data.num_classes,
+        image_size=data.image_size,
+        channels_last=given.channels_last,
+        **row.options,
     )
 
     pending = list(row.methods)
@@ -126,21 +155,32 @@ def main() -> None:
         except FolderBusy:  # another process is at it: the next one, and then wait
             pending.append(method)
             time.sleep(5)
-    comparison = Comparison(
-        [f"{given.output_dir}/search-{method}" for method in row.methods],
-        fresh,
-        data,
-        row.final,
-        output_dir=f"{given.output_dir}/comparison",
-        accelerator=accelerator,
-        rounds=row.rounds,
-        transfers=row.transfers,
-        seeds=row.seeds,
-        barrier_seeds=row.barrier_seeds,
-        barrier_rounds=row.barrier_rounds,
-    )
-    comparison.run()
-    accelerator.print((comparison.folder / "table.md").read_text())
+    for transfers in dict.fromkeys((row.first or row.transfers, row.transfers)):
+        comparison = Comparison(
+            [f"{given.output_dir}/search-{method}" for method in row.methods],
+            fresh,
+            data,
+            row.final,
+            output_dir=f"{given.output_dir}/comparison",
+            accelerator=accelerator,
+            rounds=row.rounds,
+            transfers=transfers,
+            seeds=row.seeds,
+            barrier_seeds=row.barrier_seeds,
+            barrier_rounds=row.barrier_rounds,
+        )
+        comparison.run()
+        accelerator.print((comparison.folder / "table.md").read_text())
+
+
+def images_of(source: str, classes: int | None) -> str | DatasetDict:
+    """The data set, or of its images those of the first so many classes."""
+    if classes is None:
+        return source
+    parts = load_dataset(source)
+    label = ClassLabel(names=parts["train"].features["label"].names[:classes])
+    chosen = parts.filter(lambda labels: [x < classes for x in labels], input_columns="label", batched=True)
+    return chosen.cast_column("label", label)
 
 
 def search(row: Experiment, method: str, model: nn.Module, data: ImageData, folder: str, accelerator: Any) -> None:
@@ -149,6 +189,7 @@ def search(row: Experiment, method: str, model: nn.Module, data: ImageData, fold
         rounds=row.search_rounds,
         warmup_epochs=row.warmup_epochs,
         epochs_per_round=row.epochs_per_round,
+        protocol=row.protocol,
         architecture=row.model,
     )
     find_signed_mask(
@@ -163,7 +204,7 @@ def search(row: Experiment, method: str, model: nn.Module, data: ImageData, fold
             "dataset": data.name,
             "task": "image-classification",
             "command": shlex.join(sys.argv),
-            "model_code": model_code(row.model, data.num_classes, row.image_size),
+            "model_code": model_code(row.model, data.num_classes, row.image_size, **row.options),
         },
     )
 
