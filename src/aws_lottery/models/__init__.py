@@ -75,20 +75,21 @@ def create_model(
 
 
 def fresh_network(
-    name: str, num_classes: int, seed: int, *, image_size: int = 224, channels_last: bool = False
+    name: str, num_classes: int, seed: int, *, image_size: int = 224, channels_last: bool = False, **options: Any
 ) -> nn.Module:
     """`create_model`, its initialization drawn from `seed` alone; torch's random state stays as it is."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = create_model(name, num_classes, image_size=image_size)
+        model = create_model(name, num_classes, image_size=image_size, **options)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
     return model
 
 
-def model_code(name: str, num_classes: int, image_size: int) -> str:
+def model_code(name: str, num_classes: int, image_size: int, **options: Any) -> str:
     """Python that makes a fresh network, for a mask's card."""
-    call = f'create_model("{name}", {num_classes}, image_size={image_size})'
+    more = "".join(f", {option}={value!r}" for option, value in options.items())
+    call = f'create_model("{name}", {num_classes}, image_size={image_size}{more})'
     return f"from aws_lottery import create_model\n\nmodel = {call}"
 
 

@@ -46,15 +46,21 @@ class MobileNetV2(nn.Module):
 
     `small_image` is the usual CIFAR form, the authors' too: stride 1 in the stem and in the second stage, ReLU instead
     of ReLU6, a 1x1 expansion in the first block as well, and a 1x1 convolution as shortcut where only channels change.
-    `dropout` before the classifier is 0 in the paper's experiments (the original: 0.2).
+    `dropout` before the classifier is 0 in the paper's experiments (the original: 0.2). `width` multiplies every number
+    of channels, rounded to a multiple of 2 (the original: of 8, which would leave no narrow network narrow).
+
+    Initialization: the small-image form has torch's default throughout, as the authors' own; that for ImageNet is
+    torchvision's: convolutions N(0, 2 / fan_out), classifier N(0, 0.01) with bias 0.
     """
 
-    def __init__(self, num_classes: int, *, small_image: bool = False, dropout: float = 0.0):
+    def __init__(self, num_classes: int, *, small_image: bool = False, dropout: float = 0.0, width: float = 1.0):
         super().__init__()
         activation = nn.ReLU if small_image else nn.ReLU6
-        self.stem = conv_norm(3, 32, 3, stride=1 if small_image else 2, activation=activation)
-        blocks, channels_in = [], 32
-        for expansion, channels, count, imagenet_stride, small_stride in STAGES:
+        channels_in, features = (2 * round(width * channels / 2) for channels in (32, 1280))
+        self.stem = conv_norm(3, channels_in, 3, stride=1 if small_image else 2, activation=activation)
+        blocks = []
+        for expansion, wide, count, imagenet_stride, small_stride in STAGES:
+            channels = 2 * round(width * wide / 2)
             stride = small_stride if small_image else imagenet_stride
             for block in range(count):
                 blocks.append(
@@ -62,10 +68,13 @@ class MobileNetV2(nn.Module):
                 )
                 channels_in = channels
         self.blocks = nn.Sequential(*blocks)
-        self.head = conv_norm(channels_in, 1280, activation=activation)
+        self.head = conv_norm(channels_in, features, activation=activation)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(1280, num_classes)
-        he_init_(self)
+        self.classifier = nn.Linear(features, num_classes)
+        if not small_image:
+            he_init_(self)
+            nn.init.normal_(self.classifier.weight, std=0.01)
+            nn.init.zeros_(self.classifier.bias)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         features = self.head(self.blocks(self.stem(pixel_values)))
