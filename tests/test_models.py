@@ -102,14 +102,19 @@ def test_images_up_to_64_pixels_get_the_small_form_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "shufflenet", "efficientnet_b0", "vgg11_bn"])
-def test_convolutions_start_as_he_et_al_and_norms_as_the_identity(name):
+def test_convolutions_start_as_published_and_norms_as_the_identity(name):
     model = create_model(name, 4, image_size=32)
     largest = max((m for m in model.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel())
-    fan_out = largest.weight[:, 0].numel()
-    assert largest.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    fan_in, fan_out = largest.weight[0].numel(), largest.weight[:, 0].numel()
+    expected = (3 * fan_in) ** -0.5 if name == "mobilenetv2" else (2 / fan_out) ** 0.5
+    assert largest.weight.std().item() == pytest.approx(expected, rel=0.05)
     for norm in filter(is_norm, model.modules()):
         assert bool((norm.weight == 1).all())
         assert bool((norm.bias == 0).all())
+
+
+def test_a_narrow_mobilenetv2_has_a_sixteenth_of_the_weights():
+    assert parameters(on_meta("mobilenetv2", 50, image_size=16, width=0.25)) == 177_590
 
 
 def test_mobilenetv2_has_no_dropout_by_default():
