@@ -12,8 +12,7 @@ CPU with --threads 1 for each. Results: docs/results. --smoke: seconds, on made-
 
 import shlex
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from aws_lottery.data.presets import CIFAR
 from aws_lottery.experiments.comparison import Comparison
 from aws_lottery.models import fresh_network, model_code
 from aws_lottery.paper import SMALL_IMAGES
-from aws_lottery.runs.output_folder import FolderBusy
+from aws_lottery.runs.lock import do_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +146,10 @@ def main() -> None:
         **row.options,
     )
 
-    pending = list(row.methods)
-    while pending:
-        method = pending.pop(0)
-        try:
-            search(row, method, fresh(0), data, given.output_dir, accelerator)
-        except FolderBusy:  # another process is at it: the next one, and then wait
-            pending.append(method)
-            time.sleep(5)
+    do_all(
+        (partial(search, row, method, fresh, data, given.output_dir, accelerator) for method in row.methods),
+        accelerator,
+    )
     for transfers in dict.fromkeys((row.first or row.transfers, row.transfers)):
         comparison = Comparison(
             [f"{given.output_dir}/search-{method}" for method in row.methods],
@@ -183,7 +178,9 @@ def images_of(source: str, classes: int | None) -> str | DatasetDict:
     return chosen.cast_column("label", label)
 
 
-def search(row: Experiment, method: str, model: nn.Module, data: ImageData, folder: str, accelerator: Any) -> None:
+def search(
+    row: Experiment, method: str, fresh: Callable[[int], nn.Module], data: ImageData, folder: str, accelerator: Any
+) -> None:
     config = SignedMaskConfig(
         method=method,
         rounds=row.search_rounds,
@@ -193,7 +190,7 @@ def search(row: Experiment, method: str, model: nn.Module, data: ImageData, fold
         architecture=row.model,
     )
     find_signed_mask(
-        model,
+        fresh(0),
         data.train,
         config,
         replace(row.final, schedule="constant"),

@@ -21,7 +21,7 @@ from ..mask_file.sparse_weights import load_weights
 from ..parameters.unwrap import parameters_of
 from ..runs.checkpoint import claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
-from ..runs.output_folder import FolderBusy
+from ..runs.lock import Busy
 from ..runs.search import round_folder
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
@@ -138,7 +138,7 @@ class Comparison:
         for job in self.jobs():
             try:
                 yield self._train(job)
-            except FolderBusy:
+            except Busy:
                 yield None
 
     def _train(self, job: Job) -> Row:

@@ -45,7 +45,7 @@ def final_training(
         seed: u, of the data order.
         recalibrated: measure with BatchNorm re-estimated on the training data.
     Returns: `facts`, `training` (the hyper-parameters), `seed`, and `before` and `after`, top-1 accuracies in percent.
-    Raises: CheckpointError if output_dir holds another training; Interrupted; FolderBusy.
+    Raises: CheckpointError if output_dir holds another training; Interrupted; Busy.
     """
     model = unwrap(model).to(accelerator.device)
     facts = {**facts, "dataset": data.name, "training": asdict(config), "data_seed": seed}

@@ -5,16 +5,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
+from ..processes import any_process
 from ..training import Training
 from . import checkpoint
+from .lock import locked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,10 +26,6 @@ ESTIMATE_AFTER = 5, 20.0  # steps and seconds after the first step, which compil
 
 class Interrupted(SystemExit):
     """The run was told to stop (SIGTERM, SIGINT) and has saved a checkpoint. Exit status 128 + signal."""
-
-
-class FolderBusy(RuntimeError):
-    """Another process has a run under way in the output folder."""
 
 
 class Run:
@@ -58,7 +55,7 @@ class Run:
             total_steps: optimizer steps, for the progress bar and the estimate of the hours.
             resume: False refuses a folder that holds a run.
             checkpoint_seconds: least time between checkpoints of a training under way.
-        Raises: CheckpointError if the folder holds another run; FolderBusy if a run is under way in it.
+        Raises: CheckpointError if the folder holds another run; Busy if a run is under way in it.
         """
         self.folder, self.model, self.accelerator = Path(folder), model, accelerator
         self.checkpoint_seconds, self.more_state = checkpoint_seconds, more_state
@@ -68,14 +65,14 @@ class Run:
             "mixed_precision": accelerator.mixed_precision,
             "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         }
-        self._lock = FileLock(self.folder / ".lock")
-        self._take_lock()
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(self.folder / ".lock", accelerator))
         try:
             with accelerator.main_process_first():
                 checkpoint.claim(self.folder, settings, resume=resume or not accelerator.is_main_process)
             state = checkpoint.load(self.folder, accelerator) or {}
         except checkpoint.CheckpointError:
-            self._lock.release()
+            self._lock.close()
             raise
         self.steps: int = state.get("steps", 0)
         self.training: dict[str, Any] | None = state.get("training")  # the training that was under way
@@ -99,11 +96,11 @@ class Run:
         if self.accelerator.num_processes > 1 and self.steps % 10:
             return  # processes agree on what to do next every tenth step only
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds
-        if not self._any(due or self.stopping is not None):
+        if not any_process(due or self.stopping is not None, self.accelerator):
             return
         training.mean_loss()  # raises before anything is saved over
         self.save(training)
-        if self._any(self.stopping is not None):
+        if any_process(self.stopping is not None, self.accelerator):
             number = self.stopping or signal.SIGTERM
             self.progress.close()
             self.accelerator.print(
@@ -161,33 +158,11 @@ class Run:
         self.progress.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._lock.release()
+        self._lock.close()
 
     def _ask(self, number: int, frame: object) -> None:
         self.stopping = signal.Signals(number)
         signal.signal(number, self._handlers[self.stopping])
-
-    def _take_lock(self) -> None:
-        """One run at a time: two would write over each other."""
-        busy = False
-        if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                busy = True
-        if self._any(busy):
-            self._lock.release()
-            raise FolderBusy(
-                f"another process has a run under way in {self.folder}; wait for it, or take another folder"
-            )
-
-    def _any(self, mine: bool) -> bool:
-        """Whether it is so on any process, known to all."""
-        if self.accelerator.num_processes == 1:
-            return mine
-        flag = torch.tensor(int(mine), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item())  # type: ignore[union-attr]
 
     @property
     def _metrics(self) -> Path:

@@ -66,7 +66,7 @@ def find_signed_mask(
     Returns: the signed mask of the last round.
     Raises: CheckpointError if output_dir holds a run with other settings, or the disk is full; FloatingPointError if
         the loss is NaN or infinite, before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT;
-        FolderBusy if a search is under way in output_dir.
+        Busy if a search is under way in output_dir.
     """
     model.to(accelerator.device)
     pruner = pruner_for(model, config)

@@ -1,0 +1,85 @@
+"""Who does what where several runs share folders: a lock that ends with its process, and a queue of jobs over it.
+
+rows = do_all((partial(train, job) for job in jobs), accelerator)  # a job raises Busy if another run is at it
+row = written_once(path, partial(measure, model), accelerator)  # measured by one run, read by the others
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from ..atomic import replace_file
+from ..processes import together
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+WAIT_SECONDS = 5.0  # for what another run does
+
+
+class Busy(RuntimeError):
+    """Another run is at work here."""
+
+
+@contextmanager
+def locked(path: Path, accelerator: "Accelerator") -> Iterator[None]:
+    """Hold the lock file `path` for all processes of this run; it ends with the block, and with the process.
+
+    Raises: Busy, on all processes, if another run holds it; OSError if the lock can't be made.
+    """
+    lock = FileLock(path)
+    with together(accelerator):
+        if accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise Busy(f"another run is under way in {path.parent}; wait for it, or take another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def do_all(jobs: Iterable[Callable[[], T]], accelerator: "Accelerator") -> list[T]:
+    """Do each job that no other run has under way, then wait for the rest; returns all results, in the jobs' order.
+
+    Args:
+        jobs: each does its work under a lock, and raises Busy if another run holds that; called again later, it gives
+            the result that the other run left.
+    """
+    results: dict[int, T] = {}
+    pending, waiting = dict(enumerate(jobs)), False
+    while True:
+        for index, job in list(pending.items()):
+            try:
+                results[index] = job()
+            except Busy:
+                continue
+            del pending[index]
+        if not pending:
+            return [results[index] for index in sorted(results)]
+        if not waiting:
+            accelerator.print(f"{len(pending)} jobs are under way in other processes: waiting")
+            waiting = True
+        time.sleep(WAIT_SECONDS)
+
+
+def written_once(path: Path, make: Callable[[], Any], accelerator: "Accelerator") -> Any:
+    """What the JSON file `path` holds; if there is none, `make()` is called, by one run alone, and written there.
+
+    Every process has to call it. Raises: Busy if another run is making it; ValueError for a number that is not finite.
+    """
+    with locked(path.with_name(f"{path.name}.lock"), accelerator):
+        if not path.exists():
+            text = json.dumps(make(), allow_nan=False) + "\n"
+            with together(accelerator):
+                if accelerator.is_main_process:
+                    replace_file(path, text.encode())
+        return json.loads(path.read_text())
