@@ -13,7 +13,8 @@ from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signe
 from aws_lottery.data import ImageData, load_data
 from aws_lottery.data.made_up import made_up_images
 from aws_lottery.experiments.comparison import Comparison
-from aws_lottery.experiments.jobs import Found
+from aws_lottery.experiments.jobs import SearchRound
+from aws_lottery.experiments.results import Origin, read_results
 from aws_lottery.runs.checkpoint import CheckpointError
 
 TRAINING = TrainingConfig(epochs=1, batch_size=8)
@@ -58,8 +59,8 @@ def compared(searches, data, tmp_path_factory):
 
 
 def kinds(rows, kind, method, transfer) -> list[tuple]:
-    rows = [r for r in rows if (r["kind"], r["method"], r.get("transfer")) == (kind, method, transfer)]
-    return sorted((r["seed"], r["data_seed"]) if kind == "accuracy" else r["seed"] for r in rows)
+    rows = [r for r in rows if (r.kind, r.method) == (kind, method) and r.transfer == transfer]
+    return sorted((r.seed, r.data_seed) if kind == "accuracy" else r.seed for r in rows)
 
 
 def test_every_condition_is_trained_with_every_seed_and_twice_where_stability_is_asked(compared):
@@ -71,13 +72,13 @@ def test_every_condition_is_trained_with_every_seed_and_twice_where_stability_is
     assert kinds(rows, "stability", "aws", "solution") == [1]
     assert kinds(rows, "lmc", "aws", "signs") == [1, 2]
     assert kinds(rows, "lmc", "aws", "solution") == []
-    assert all(0 <= row["after"] <= 100 and 0 <= row["before"] <= 100 for row in rows if row["kind"] == "accuracy")
+    assert all(0 <= row.after <= 100 and 0 <= row.before <= 100 for row in rows if row.kind == "accuracy")
 
 
 def test_results_are_written_as_rows_table_plots_and_cards(compared):
     rows, folder = compared
     kept = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    assert len(kept) == len(rows)
+    assert read_results(folder / "results.jsonl") == rows
     assert {row["model"] for row in kept} == {"tiny"}
     assert "AWS solution" in (folder / "table.md").read_text()
     assert (folder / "plots" / "accuracy.png").stat().st_size > 0
@@ -91,17 +92,17 @@ def test_results_are_written_as_rows_table_plots_and_cards(compared):
 
 def test_an_analysis_of_each_round_is_kept(compared):
     rows, _ = compared
-    first, row = (row for row in rows if row["kind"] == "analysis" and row["method"] == "lrr")
-    assert (first["round"], first["sign_flips"]) == (1, None)
-    assert 0 <= row["sign_flips"] <= 1
-    assert 0 <= row["accuracy_norms_reset"] <= 100
-    assert row["layers"]["0.weight"] == pytest.approx(0.64, abs=0.01)
+    first, row = (row for row in rows if row.kind == "analysis" and row.method == "lrr")
+    assert (first.round, first.sign_flips) == (1, None)
+    assert 0 <= row.sign_flips <= 1
+    assert 0 <= row.accuracy_norms_reset <= 100
+    assert row.layers["0.weight"] == pytest.approx(0.64, abs=0.01)
 
 
 def test_what_is_done_is_not_done_again(compared, searches, data, monkeypatch):
     rows, folder = compared
     monkeypatch.setattr("aws_lottery.experiments.comparison.final_training", None)
-    monkeypatch.setattr("aws_lottery.experiments.comparison.error_barrier", None)
+    monkeypatch.setattr("aws_lottery.experiments.measurements.error_barrier", None)
     again = comparison(searches, data, folder, transfers=("dense", "solution", "signs", "lrr:signs-norm"))
     assert again.run() == rows
 
@@ -117,11 +118,11 @@ def test_what_another_process_does_is_left_to_it_and_waited_for(searches, data, 
         done_meanwhile.extend(path.parent.name for path in (tmp_path / "trainings").glob("*/result.json"))
         other.release()
 
-    monkeypatch.setattr("aws_lottery.experiments.comparison.time.sleep", wait)
+    monkeypatch.setattr("aws_lottery.runs.lock.time.sleep", wait)
     rows = comparison(searches, data, tmp_path, transfers=("signs",), seeds=(1,), barrier_rounds=()).run()
     assert done_meanwhile == ["lrr-round-02-signs-seed1-u1"]
     assert "1 jobs are under way in other processes: waiting" in capsys.readouterr().out
-    assert [row["method"] for row in rows if row["kind"] == "accuracy"] == ["aws", "lrr"]
+    assert [row.method for row in rows if row.kind == "accuracy"] == ["aws", "lrr"]
 
 
 def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
@@ -137,8 +138,8 @@ def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
         seeds=(1,),
         barrier_rounds=(2,),
     )
-    failed = [row for row in diverging.run() if row["kind"] == "accuracy"]
-    assert all("the loss is" in row["failed"] and "after" not in row for row in failed)
+    failed = [row for row in diverging.run() if row.kind == "accuracy"]
+    assert all("the loss is" in row.failed and row.after is None for row in failed)
     assert len(failed) == 5  # and no barrier to what was not trained
 
 
@@ -149,7 +150,7 @@ def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, d
     with pytest.raises(CheckpointError, match="holds a run with other settings"):
         other.run()
     wrong = comparison(searches[:1], data, folder, transfers=("signs",))
-    monkeypatch.setattr(Found, "facts", {"protocol": "paper", "signed_mask": "another"})
+    monkeypatch.setattr(SearchRound, "origin", Origin(signed_mask="another"))
     with pytest.raises(CheckpointError, match="is of another search than"):
         wrong.run()
 

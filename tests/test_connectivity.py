@@ -35,6 +35,16 @@ def test_ends_count_in_the_sup():
     assert Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 12.0, 30.0)).barrier == 10.0
 
 
+def test_a_hump_is_told_from_ends_that_differ():
+    """Eq. 1 is half the difference of the ends plus the height over the higher end."""
+    hump = Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 50.0, 20.0))
+    assert (hump.half_difference, hump.over_line, hump.over_higher_end) == (5.0, 35.0, 30.0)
+    slope = Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 20.0, 30.0))
+    assert (slope.barrier, slope.half_difference, slope.over_line, slope.over_higher_end) == (10.0, 10.0, 0.0, 0.0)
+    arch = Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 28.0, 30.0))  # above the straight line, below the higher end
+    assert (arch.barrier, arch.over_line, arch.over_higher_end) == (10.0, 8.0, 0.0)
+
+
 def linear(weight: float) -> nn.Linear:
     """Class 0 where weight * x_0 is above 0."""
     layer = nn.Linear(4, 2, bias=False)

@@ -5,13 +5,37 @@ import sys
 
 import pytest
 
-from aws_lottery.config import METHODS
-from aws_lottery.experiments.figures import FIGURES, LINES, STARTS, accuracy_figure, barrier_figure, draw, figures
-from aws_lottery.transfers import TRANSFERS
+from aws_lottery.config import METHODS, Method
+from aws_lottery.experiments import figures as drawing
+from aws_lottery.experiments import panels
+from aws_lottery.experiments.figures import FIGURES
+from aws_lottery.experiments.looks import color_of, line_of, marker_of
+from aws_lottery.experiments.results import Row, row_from_dict
+from aws_lottery.transfers import TRANSFERS, Transfer
 
 pytest.importorskip("matplotlib")
 NAMED = {"model": "resnet20", "dataset": "digits", "protocol": "paper"}
 LRR, SIGNS, NORM, MASK = ("lrr", "solution"), ("lrr", "signs"), ("lrr", "signs-norm"), ("lrr", "mask")
+
+
+def typed(rows: list[dict]) -> list[Row]:
+    return [row_from_dict(row) for row in rows]
+
+
+def figures(rows: list[dict]) -> dict:
+    return drawing.figures(typed(rows))
+
+
+def draw(rows: list[dict], folder) -> list:
+    return drawing.draw(typed(rows), folder)
+
+
+def accuracy_figure(rows: list[dict], conditions):
+    return panels.accuracy_figure(typed(rows), conditions)
+
+
+def barrier_figure(rows: list[dict], conditions):
+    return panels.barrier_figure(typed(rows), conditions)
 
 
 def accuracies(method, transfer, index, values) -> list[dict]:
@@ -143,11 +167,23 @@ def test_a_condition_whose_trainings_all_failed_is_not_drawn():
 
 
 def test_every_condition_has_a_look_of_its_own_in_black_and_white():
-    assert set(LINES) == {None, *METHODS}
-    assert set(STARTS) == set(TRANSFERS)
-    assert len({str(line) for line in LINES.values()}) == len(LINES)
-    assert len({marker for marker, _ in STARTS.values()}) == len(STARTS)
+    assert len({str(line_of(method)) for method in (None, *METHODS)}) == 1 + len(METHODS)
+    assert len({marker_of(transfer) for transfer in TRANSFERS}) == len(TRANSFERS)
     assert {transfer for shown in FIGURES.values() for _, transfer in shown.conditions} <= set(TRANSFERS)
+
+
+def test_a_row_that_names_no_look_gets_one_of_its_own(monkeypatch):
+    for name in ("late", "later"):
+        monkeypatch.setitem(METHODS, name, Method(rewind_to=None))
+        monkeypatch.setitem(TRANSFERS, name, Transfer(name, None))
+    assert len({str(line_of(method)) for method in (None, *METHODS)}) == 1 + len(METHODS)
+    assert len({marker_of(transfer) for transfer in TRANSFERS}) == len(TRANSFERS)
+    assert color_of("late") != color_of("later")
+
+
+def test_rows_of_a_method_and_a_transfer_that_are_gone_are_drawn_last():
+    gone = accuracies("gone", "gone", 10, [60.0])
+    assert in_legend(figures([*gone, *CURVES])["accuracy"]) == ["dense", "LRR solution", "GONE: gone"]
 
 
 def test_figures_are_written_as_png(tmp_path):

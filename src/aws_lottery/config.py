@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -17,14 +17,15 @@ class Method:
     rewind_to: Literal["init", "warmup"] | None  # where parameters go back to after a prune; None: they stay
     interpolate_norm: bool = False  # forward with (psi, psi_init)_alpha in training (Eq. 2)
     scores: bool = False  # weights stay at init, and scores that choose among them are trained (GemMiner)
+    line: Any = field(default=None, compare=False)  # its lines in figures, as matplotlib names them; None: automatic
 
 
 METHODS: dict[str, Method] = {
-    "imp": Method(rewind_to="init"),
-    "wr": Method(rewind_to="warmup"),
-    "lrr": Method(rewind_to=None),
-    "aws": Method(rewind_to=None, interpolate_norm=True),
-    "gm": Method(rewind_to=None, scores=True),
+    "imp": Method(rewind_to="init", line=(0, (6, 1, 1, 1, 1, 1))),
+    "wr": Method(rewind_to="warmup", line=(0, (8, 3))),
+    "lrr": Method(rewind_to=None, line="--"),
+    "aws": Method(rewind_to=None, interpolate_norm=True, line="-"),
+    "gm": Method(rewind_to=None, scores=True, line="-."),
 }
 
 

@@ -47,8 +47,29 @@ class Barrier:
 
     @property
     def barrier(self) -> float:
-        """E(theta, theta') = sup over alpha, ends included: never less than half the difference of their errors."""
+        """E(theta, theta') = sup over alpha (Eq. 1), ends included: `half_difference` + `over_higher_end`."""
         return max(self.curve)
+
+    @property
+    def half_difference(self) -> float:
+        """Half the difference between the errors of the ends: what Eq. 1 gives without any hump between them."""
+        return abs(self.ends[0] - self.ends[1]) / 2
+
+    @property
+    def over_line(self) -> float:
+        """The largest excess over the straight line between the errors of the two ends; 0 or more."""
+        line = (a * self.errors[-1] + (1 - a) * self.errors[0] for a in self.alphas)
+        return max(0.0, *(error - straight for error, straight in zip(self.errors, line, strict=True)))
+
+    @property
+    def over_higher_end(self) -> float:
+        """The largest excess over the higher of the two ends: the height of a hump, 0 where there is none."""
+        return max(self.errors) - max(self.ends)
+
+    def figures(self) -> dict[str, float]:
+        """Its figures by name, in percent: Eq. 1, and the three that tell what it is made of."""
+        names = ("barrier", "half_difference", "over_line", "over_higher_end")
+        return {name: getattr(self, name) for name in names}
 
 
 def error_barrier(

@@ -25,12 +25,16 @@ class Transfer:
         phi: magnitudes outside normalization: those of the fresh `init`, or those `found`.
         psi: parameters of normalization: those of the `init`; as `found`; |psi_init| with the signs found (`signs`:
             the paper's formula, taken literally); or psi*_init with the signs found (`shifted`: scale 1, bias 0.1).
+        marker: of its points in figures, as matplotlib names it; None: one that no row names.
+        color: of its line in figures; None: likewise.
     """
 
     condition: str
     mask: Callable[[SignedMask, int], SignedMask] | None
     phi: Literal["init", "found"] = "init"
     psi: Literal["init", "found", "signs", "shifted"] = "init"
+    marker: str | None = None
+    color: str | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -58,17 +62,25 @@ def _shuffled(mask: SignedMask, seed: int) -> SignedMask:
     return SignedMask(values, binary.config, parameters=binary.parameters, signed=False)
 
 
-TRANSFERS: dict[str, Transfer] = {
-    "dense": Transfer(DENSE, None),
-    "solution": Transfer("solution", _found, phi="found", psi="found"),
-    "signs": Transfer(SIGNED, _found),
-    "mask": Transfer(MASK_ONLY, _mask_only),
-    "signs-norm": Transfer("fresh + signed mask, norm kept", _found, psi="found"),  # Figure 2
-    "signs-norm-signs": Transfer("fresh + signed mask, norm signs too", _found, psi="signs"),
-    "signs-norm-shifted": Transfer("fresh + signed mask, norm shifted", _found, psi="shifted"),  # Figure 5
-    "random-signs": Transfer(RANDOM_SIGNS, _random_signs),
-    "shuffled-mask": Transfer("fresh + shuffled mask", _shuffled),
-    "magnitudes": Transfer("solution, random signs", _random_signs, phi="found", psi="found"),
+TRANSFERS: dict[str, Transfer] = {  # in the order of tables and legends
+    "dense": Transfer(DENSE, None, marker="", color="black"),
+    "solution": Transfer("solution", _found, phi="found", psi="found", marker="o", color="tab:gray"),
+    "signs": Transfer(SIGNED, _found, marker="^", color="tab:brown"),
+    "mask": Transfer(MASK_ONLY, _mask_only, marker="x", color="tab:purple"),
+    # Figure 2
+    "signs-norm": Transfer("fresh + signed mask, norm kept", _found, psi="found", marker="D", color="tab:cyan"),
+    "signs-norm-signs": Transfer(
+        "fresh + signed mask, norm signs too", _found, psi="signs", marker="<", color="tab:olive"
+    ),
+    # Figure 5
+    "signs-norm-shifted": Transfer(
+        "fresh + signed mask, norm shifted", _found, psi="shifted", marker="P", color="tab:pink"
+    ),
+    "random-signs": Transfer(RANDOM_SIGNS, _random_signs, marker="*", color="darkgoldenrod"),
+    "shuffled-mask": Transfer("fresh + shuffled mask", _shuffled, marker="+", color="slategray"),
+    "magnitudes": Transfer(
+        "solution, random signs", _random_signs, phi="found", psi="found", marker="s", color="black"
+    ),
 }
 
 

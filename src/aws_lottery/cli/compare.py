@@ -1,12 +1,13 @@
 """The command line of a comparison."""
 
 from functools import partial
+from pathlib import Path
 
-from ..experiments.comparison import TABLE_FILE, Comparison
-from ..experiments.jobs import Found
+from ..experiments.comparison import Comparison
+from ..experiments.jobs import SearchRound
+from ..experiments.report import TABLE_FILE
 from ..models import fresh_network
 from ..paper import RECIPES
-from ..runs.search import round_folder
 from .options import accelerator_for, data_for, final_config, options
 
 
@@ -27,7 +28,7 @@ def compare_main(description: str | None) -> None:
     parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
     given = parser.parse_args()
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
-    name = given.model or Found(round_folder(given.searches[0], given.rounds[0]), given.rounds[0]).architecture
+    name = given.model or SearchRound(Path(given.searches[0]), given.rounds[0]).architecture
     if name is None or name not in RECIPES[given.recipe]:
         parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(RECIPES[given.recipe])}")
     accelerator = accelerator_for(given)

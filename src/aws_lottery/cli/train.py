@@ -45,15 +45,15 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
     transfer = TRANSFERS[given.transfer]
     weights = load_weights(given.mask, mask) if transfer.needs_weights else None
     transfer_(model, transfer, mask, weights=weights, seed=given.seed)
-    facts = {key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed")}
-    facts |= {"model": name, "remaining": mask.remaining, "remaining_total": mask.remaining_total}
+    identity = {key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed")}
+    identity |= {"model": name, "remaining": mask.remaining, "remaining_total": mask.remaining_total}
     result = final_training(
         model,
         data,
         config,
         output_dir=given.output_dir,
         accelerator=accelerator,
-        facts=facts,
+        identity=identity,
         seed=given.data_seed,
         recalibrated=mask.config is None or PROTOCOLS[mask.config.protocol].recalibrate,
     )

@@ -1,26 +1,34 @@
 """What a comparison is made of: rounds of searches, and final trainings from them; plain data, no work."""
 
 import hashlib
-import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from ..mask import SignedMask
 from ..mask_file.pretrained import MASK_FILE
-from ..runs.checkpoint import CheckpointError
+from ..runs.search import round_folder
+from .results import Origin
 
-Row = dict[str, Any]
 OTHER_NOISE = 1000  # added to the seed of the data order
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found in one round."""
+class SearchRound:
+    """A round of a search, in the folder that find_signed_mask left."""
 
-    folder: Path
+    search: Path
     round: int
+
+    @property
+    def folder(self) -> Path:
+        return round_folder(self.search, self.round)
+
+    @property
+    def before(self) -> "SearchRound":
+        return replace(self, round=self.round - 1)
 
     @cached_property
     def mask(self) -> SignedMask:
@@ -32,6 +40,11 @@ class Found:
         return self.mask.config.method
 
     @property
+    def protocol(self) -> str:
+        assert self.mask.config is not None
+        return self.mask.config.protocol
+
+    @property
     def architecture(self) -> str | None:
         return self.mask.config.architecture if self.mask.config else None
 
@@ -40,48 +53,94 @@ class Found:
         return f"{self.method}-round-{self.round:02}"
 
     @cached_property
-    def facts(self) -> Row:
-        assert self.mask.config is not None
-        return {
-            "method": self.method,
-            "round": self.round,
-            "remaining": self.mask.remaining,
-            "remaining_total": self.mask.remaining_total,
-            "protocol": self.mask.config.protocol,
-            "signed_mask": hashlib.sha256((self.folder / MASK_FILE).read_bytes()).hexdigest()[:16],
-        }
+    def origin(self) -> Origin:
+        return Origin(
+            method=self.method,
+            round=self.round,
+            remaining=self.mask.remaining,
+            remaining_total=self.mask.remaining_total,
+            protocol=self.protocol,
+            signed_mask=hashlib.sha256((self.folder / MASK_FILE).read_bytes()).hexdigest()[:16],
+        )
 
 
-DENSE_FACTS: Row = {"method": None, "round": None, "remaining": 1.0, "remaining_total": 1.0, "protocol": "paper"}
+def every_round(searches: Iterable[Path]) -> list[SearchRound]:
+    """All rounds that searches have come to."""
+    return [
+        SearchRound(search, int(folder.name.removeprefix("round-")))
+        for search in searches
+        for folder in sorted(search.glob("round-*"))
+    ]
 
 
 @dataclass(frozen=True)
 class Job:
     """One final training: A(theta, u), where `seed` makes theta_init and `data_seed` is u."""
 
-    found: Found | None  # None: dense
+    search_round: SearchRound | None  # None: dense
     transfer: str
     seed: int
     data_seed: int
 
     @property
     def name(self) -> str:
-        found = f"{self.found.name}-" if self.found else ""
-        return f"{found}{self.transfer}-seed{self.seed}-u{self.data_seed}"
+        origin = f"{self.search_round.name}-" if self.search_round else ""
+        return f"{origin}{self.transfer}-seed{self.seed}-u{self.data_seed}"
 
     @property
     def other(self) -> "Job":
         """The same start with other SGD noise, to measure stability."""
         return replace(self, data_seed=self.data_seed + OTHER_NOISE)
 
-    def facts(self) -> Row:
-        found = self.found.facts if self.found else DENSE_FACTS
-        return {"kind": "accuracy", **found, "transfer": self.transfer, "seed": self.seed}
+    @property
+    def is_first(self) -> bool:
+        """Whether it is not the second training from its start."""
+        return self.seed == self.data_seed
 
 
-def kept(path: Path, found: Found | None) -> Row:
-    """What was measured with `found`, or without any."""
-    row = json.loads(path.read_text())
-    if found is not None and row["signed_mask"] != found.facts["signed_mask"]:
-        raise CheckpointError(f"{path} is of another search than {found.folder}; take another output folder")
-    return row
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which final trainings a comparison has; arguments as those of Comparison."""
+
+    rounds: Sequence[SearchRound]
+    transfers: Sequence[str]
+    seeds: Sequence[int]
+    barrier_rounds: Sequence[int]
+    barrier_seeds: Sequence[int]
+
+    def jobs(self) -> list[Job]:
+        """All of them, the sparsest round first and second trainings last, so that what is done early tells most."""
+        dense = [Job(None, "dense", seed, seed) for seed in self.seeds if "dense" in self.transfers]
+        first = [
+            Job(search_round, transfer, seed, seed)
+            for index in sorted({search_round.round for search_round in self.rounds}, reverse=True)
+            for seed in self.seeds
+            for search_round in self.rounds
+            if search_round.round == index
+            for transfer in self.transfers_of(search_round)
+        ]
+        return [*dense, *first, *(job.other for job in first if self.is_trained_twice(job))]
+
+    def transfers_of(self, search_round: SearchRound) -> list[str]:
+        """From one round; `lrr:mask` is for the rounds of one method."""
+        split = [name.rpartition(":") for name in self.transfers if name != "dense"]
+        return [name for method, _, name in split if method in ("", search_round.method)]
+
+    def is_trained_twice(self, job: Job) -> bool:
+        """Whether the barrier between two trainings from its start is measured."""
+        return self.has_barriers(job) and job.seed in self.barrier_seeds
+
+    def has_barriers(self, job: Job) -> bool:
+        return job.search_round is not None and job.search_round.round in self.barrier_rounds
+
+    def lines(self) -> list[tuple[Literal["stability", "lmc"], Job, Job]]:
+        """Kind, and the trainings at both ends, of every line that a barrier is measured on."""
+        lines: list[tuple[Literal["stability", "lmc"], Job, Job]] = []
+        for job in self.jobs():
+            if job.search_round is None or not self.has_barriers(job) or not job.is_first:
+                continue
+            if self.is_trained_twice(job):
+                lines.append(("stability", job, job.other))
+            if job.transfer != "solution" and "solution" in self.transfers_of(job.search_round):
+                lines.append(("lmc", job, replace(job, transfer="solution")))
+        return lines

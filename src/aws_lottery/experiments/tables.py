@@ -1,27 +1,16 @@
-"""The rows of a comparison (results.jsonl) as Markdown tables, and as the results that a mask's card states."""
+"""The rows of a comparison as Markdown tables, and as the results that a mask's card states."""
 
 import math
-import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from ..mask_file.provenance import Result
 from ..paper import SOURCE, Reported, reported
+from ..summaries import markdown_table, mean_std_text
 from ..transfers import TRANSFERS
+from .results import Accuracy, Analysis, Line, Origin, Row, Start, by_start, first_trainings
 
-Row = Mapping[str, Any]
 Values = Sequence[float]
 _PAPER = "paper, after training"
-
-
-class Start(NamedTuple):
-    """Where the trainings of one line of a table start."""
-
-    round: int | None
-    method: str | None  # None: dense
-    transfer: str
-
 
 LEGEND = """\
 *Remaining* is the share of the prunable weights that is left (in brackets: of all parameters). Accuracy and error are
@@ -30,9 +19,11 @@ order, `-` where n is 1."""
 PAPER_LEGEND = f"Paper: {SOURCE}, for the same network, method and round."
 BARRIER_LEGEND = """\
 The *barrier* between two trained networks is the largest excess of the error on the line between them over the mean of
-the errors at its two ends (Eq. 1). Stability: both are trained from one start, with different data orders. LMC: the
-other one is the solution of the same search and round. Two networks that have learned nothing have a barrier of about 0
-too: look at the ends."""
+the errors at its two ends (Eq. 1). It is half the difference of the ends plus the excess over the higher end: where the
+latter is 0 the line has no hump, and the barrier says only that the ends differ. *Over the straight line*: the largest
+excess over the line between the errors of the ends. Stability: both are trained from one start, with different data
+orders. LMC: the other one is the solution of the same search and round. Two networks that have learned nothing have a
+barrier of about 0 too: look at the ends."""
 ANALYSIS_LEGEND = """\
 Of the network as the search left it, pruned and not trained further: weights that changed sign since the round before,
 of those left in both; scales of normalization layers below 0; accuracy as it is, and with normalization layers reset to
@@ -41,7 +32,7 @@ their initialization; what is left in the densest and the sparsest layer."""
 
 def label(method: str | None, transfer: str) -> str:
     """What a condition is called: `dense`, `AWS solution`, `LRR: fresh + mask only`."""
-    condition = TRANSFERS[transfer].condition
+    condition = TRANSFERS[transfer].condition if transfer in TRANSFERS else transfer
     if method is None:
         return condition
     return f"{method.upper()} {condition}" if transfer == "solution" else f"{method.upper()}: {condition}"
@@ -50,20 +41,9 @@ def label(method: str | None, transfer: str) -> str:
 def title(rows: Iterable[Row]) -> str:
     """Networks and data sets of the rows: `resnet20 on tiny-imagenet-32`; empty if they name none."""
     rows = list(rows)
-    named = [dict.fromkeys(str(row[what]) for row in rows if row.get(what)) for what in ("model", "dataset")]
-    return " on ".join(", ".join(names) for names in named if names)
-
-
-def first_trainings(rows: Iterable[Row]) -> dict[Start, list[Row]]:
-    """Accuracy rows of each start, densest first, one for each seed.
-
-    n counts seeds, so a second training from the same start, there for its stability, is in no mean: of the rows with
-    one seed, that with the lowest `data_seed` counts, even if that training failed.
-    """
-    chosen: dict[tuple[Start, int], Row] = {}
-    for row in sorted((row for row in rows if row["kind"] == "accuracy"), key=lambda row: row["data_seed"]):
-        chosen.setdefault((_start(row), row["seed"]), row)
-    return _grouped(sorted(chosen.values(), key=lambda row: row["seed"]))
+    networks, datasets = dict.fromkeys(row.model for row in rows), dict.fromkeys(row.dataset for row in rows)
+    named = [", ".join(filter(None, names)) for names in (networks, datasets)]
+    return " on ".join(filter(None, named))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -76,7 +56,7 @@ def table(rows: Sequence[Row]) -> str:
     barriers = [*_barriers(rows, "stability", "stability"), *_barriers(rows, "lmc", "LMC")]
     parts = [
         title(rows),
-        *map(_markdown, (accuracies, barriers, analyses)),
+        *map(_without_empty_columns, (accuracies, barriers, analyses)),
         LEGEND,
         PAPER_LEGEND if any(line[_PAPER] for line in accuracies) else "",
         BARRIER_LEGEND if barriers else "",
@@ -89,105 +69,85 @@ def results_for_card(rows: Sequence[Row], method: str, round: int) -> list[Resul
     """What was measured with the mask of one search and round, and dense; trainings that failed are left out."""
     results = []
     for start, group in first_trainings(rows).items():
-        done = [row for row in group if "after" in row]
+        done = [(row.after, row.before) for row in group if row.after is not None]
         if done and (start.method is None or (start.method, start.round) == (method, round)):
             condition = label(start.method, start.transfer).removeprefix(f"{method.upper()}: ")
-            values, before = ([row[what] for row in done] for what in ("after", "before"))
-            results.append(Result(condition, str(done[0].get("dataset") or "a data set not named"), values, before))
+            values, before = zip(*done, strict=True)
+            results.append(Result(condition, group[0].dataset or "a data set not named", values, before))
     return results
-
-
-def summary(values: Values) -> str:
-    """Mean ± sample standard deviation: `54.20 ± 0.35`; `54.20 ± -` for one value, `-` for none."""
-    if not values:
-        return "-"
-    return f"{statistics.fmean(values):.2f} ± " + (f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-")
 
 
 def _accuracies(rows: Sequence[Row]) -> list[dict[str, str]]:
     lines = []
     for start, group in first_trainings(rows).items():
-        done = [row for row in group if "after" in row]
+        after = [row.after for row in group if row.after is not None]
         paper = _paper(start, group[0])
         lines.append(
-            _facts(start, group[0])
+            _start_cells(start, group[0])
             | {
-                "before training": summary([row["before"] for row in done]),
-                "after training": summary([row["after"] for row in done]),
-                "n": str(len(done)),
-                "failed": str(len(group) - len(done) or ""),
+                "before training": mean_std_text([row.before for row in group if row.after is not None]),
+                "after training": mean_std_text(after),
+                "n": str(len(after)),
+                "failed": str(len(group) - len(after) or ""),
                 _PAPER: f"{paper.mean:.2f} ± {paper.std:.2f}" if paper else "",
             }
         )
     return lines
 
 
-def _paper(start: Start, row: Row) -> Reported | None:
+def _paper(start: Start, row: Accuracy) -> Reported | None:
     """What the paper reports for the same start, if it prunes as much a round."""
-    rate = 1 - row["remaining"] ** (1 / start.round) if start.round else 0.2
+    rate = 1 - row.remaining ** (1 / start.round) if start.round else 0.2
     known = reported(
-        str(row.get("model")),
-        str(row.get("dataset")),
-        method=start.method,
-        rounds=start.round,
-        prune_rate=round(rate, 2),
+        str(row.model), str(row.dataset), method=start.method, rounds=start.round, prune_rate=round(rate, 2)
     )
     return known.get(start.transfer)
 
 
 def _barriers(rows: Sequence[Row], kind: str, name: str) -> list[dict[str, str]]:
-    return [
-        {"between": name}
-        | _facts(start, group[0])
-        | {
-            "barrier": summary([row["barrier"] for row in group]),
-            "error at its end": summary([row["errors"][-1] for row in group]),
-            "error at the other end": summary([row["errors"][0] for row in group]),
-            "n": str(len(group)),
-        }
-        for start, group in _grouped(row for row in rows if row["kind"] == kind).items()
-    ]
+    lines = []
+    for start, group in by_start(row for row in rows if isinstance(row, Line) and row.kind == kind).items():
+        barriers = [row.barrier for row in group]
+        lines.append(
+            {"between": name}
+            | _start_cells(start, group[0])
+            | {
+                "barrier": mean_std_text([barrier.barrier for barrier in barriers]),
+                "over the straight line": mean_std_text([barrier.over_line for barrier in barriers]),
+                "over the higher end": mean_std_text([barrier.over_higher_end for barrier in barriers]),
+                "error at its end": mean_std_text([barrier.ends[0] for barrier in barriers]),
+                "error at the other end": mean_std_text([barrier.ends[1] for barrier in barriers]),
+                "n": str(len(group)),
+            }
+        )
+    return lines
 
 
 def _analyses(rows: Sequence[Row]) -> list[dict[str, str]]:
-    shown: dict[str, Callable[[Row], str]] = {
-        "search": lambda row: row["method"].upper(),
-        "round": lambda row: str(row["round"]),
+    shown: dict[str, Callable[[Analysis], str]] = {
+        "search": lambda row: str(row.method).upper(),
+        "round": lambda row: str(row.round),
         "remaining": _remaining,
-        "sign flips, %": lambda row: _percent(row["sign_flips"]),
-        "scales < 0, %": lambda row: _percent(row["negative_gammas"]),
-        "accuracy": lambda row: f"{row['accuracy']:.2f}",
-        "norms reset": lambda row: f"{row['accuracy_norms_reset']:.2f}",
-        "densest layer": lambda row: f"{max(row['layers'].values(), default=math.nan):.3f}",
-        "sparsest layer": lambda row: f"{min(row['layers'].values(), default=math.nan):.3f}",
+        "sign flips, %": lambda row: _percent(row.sign_flips),
+        "scales < 0, %": lambda row: _percent(row.negative_gammas),
+        "accuracy": lambda row: f"{row.accuracy:.2f}",
+        "norms reset": lambda row: f"{row.accuracy_norms_reset:.2f}",
+        "densest layer": lambda row: f"{max(row.layers.values(), default=math.nan):.3f}",
+        "sparsest layer": lambda row: f"{min(row.layers.values(), default=math.nan):.3f}",
     }
-    found = sorted((row for row in rows if row["kind"] == "analysis"), key=lambda row: (row["method"], row["round"]))
-    return [{name: cell(row) for name, cell in shown.items()} for row in found]
+    analyses = sorted((row for row in rows if isinstance(row, Analysis)), key=lambda row: (row.method, row.round))
+    return [{name: cell(row) for name, cell in shown.items()} for row in analyses]
 
 
-def _markdown(lines: Sequence[Mapping[str, str]]) -> str:
-    """A column that is empty in all lines is left out."""
+def _without_empty_columns(lines: Sequence[Mapping[str, str]]) -> str:
+    """A table with a line for each of `lines`; a column that is empty in all of them is left out."""
     if not lines:
         return ""
     columns = [name for name in lines[0] if any(line[name] for line in lines)]
-    body = [[line[name] for name in columns] for line in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *body])
+    return markdown_table(columns, [[line[name] for name in columns] for line in lines])
 
 
-def _grouped(rows: Iterable[Row]) -> dict[Start, list[Row]]:
-    groups: dict[Start, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[_start(row)].append(row)
-    places = list(TRANSFERS)
-    order = sorted(groups, key=lambda start: (start.round or 0, start.method or "", places.index(start.transfer)))
-    return {start: groups[start] for start in order}
-
-
-def _start(row: Row) -> Start:
-    return Start(row["round"], row["method"], row["transfer"])
-
-
-def _facts(start: Start, row: Row) -> dict[str, str]:
+def _start_cells(start: Start, row: Origin) -> dict[str, str]:
     return {
         "start": label(start.method, start.transfer),
         "round": str(start.round or "-"),
@@ -195,9 +155,9 @@ def _facts(start: Start, row: Row) -> dict[str, str]:
     }
 
 
-def _remaining(row: Row) -> str:
-    total = row.get("remaining_total")
-    return f"{row['remaining']:.3f}" + ("" if total is None else f" ({total:.3f})")
+def _remaining(row: Origin) -> str:
+    total = row.remaining_total
+    return f"{row.remaining:.3f}" + ("" if total is None else f" ({total:.3f})")
 
 
 def _percent(share: float | None) -> str:

@@ -5,13 +5,14 @@ A mask may come from a stranger's file, so text in it can't end its cell, its co
 
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..paper import PAPER, SOURCE, Reported, reported
+from ..summaries import markdown_table, mean_std_text
 from .provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED, Provenance, Result, Told
 
 BEGIN = "<!-- aws_lottery:begin; what stands between these two marks is replaced when the mask is saved again -->"
@@ -173,18 +174,14 @@ def _comparison(found: dict[str, Result], paper: dict[str, Reported], usual: lis
         result = found.get(condition)
         cells = ["not measured", "not measured", "0"]
         if result is not None:
-            before = _summary(result.before) if result.before else "not measured"
-            cells = [before, _summary(result.values), str(len(result.values))]
+            before = mean_std_text(result.before, alone="") if result.before else "not measured"
+            cells = [before, mean_std_text(result.values, alone=""), str(len(result.values))]
         figure = paper.get(condition)
         rows.append([_text(condition), *cells, f"{figure.mean:.2f} ± {figure.std:.2f}" if figure else "-"])
     header = ["start", "before training", "after training", "seeds", "paper, after training"]
     if paper:
-        return f"{_table(header, rows)}\n\nPaper: {SOURCE}."
-    return f"{_table(header[:-1], [row[:-1] for row in rows])}\n\nThe paper reports no figure for this search."
-
-
-def _summary(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+        return f"{markdown_table(header, rows)}\n\nPaper: {SOURCE}."
+    return f"{markdown_table(header[:-1], [row[:-1] for row in rows])}\n\nThe paper reports no figure for this search."
 
 
 def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
@@ -193,10 +190,15 @@ def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
     else:
         switches = {"method": METHODS[config.method], "protocol": PROTOCOLS[config.protocol]}
         rows = [[_code(key), _code(value)] for key, value in config.to_dict().items()]
-        rows += [[_code(f"{kind}.{key}"), _code(v)] for kind, row in switches.items() for key, v in vars(row).items()]
-        search = _table(["search", "value"], rows)
+        rows += [
+            [_code(f"{kind}.{f.name}"), _code(getattr(row, f.name))]
+            for kind, row in switches.items()
+            for f in fields(row)
+            if f.compare  # what changes a result; the look of its line in figures does not
+        ]
+        search = markdown_table(["search", "value"], rows)
     training = [[_code(key), _code(value)] for key, value in about.training.items()]
-    return [search, _table(["training", "value"], training) if training else "How it was trained is not told."]
+    return [search, markdown_table(["training", "value"], training) if training else "How it was trained is not told."]
 
 
 def _layers(mask: Told) -> str:
@@ -209,7 +211,7 @@ def _layers(mask: Told) -> str:
         ]
         for row in mask.table()
     ]
-    return _table(["tensor", "shape", "remaining", "share of + among them"], rows)
+    return markdown_table(["tensor", "shape", "remaining", "share of + among them"], rows)
 
 
 def _origin(about: Provenance) -> str:
@@ -222,12 +224,7 @@ def _origin(about: Provenance) -> str:
         "data": about.dataset,
         "command": about.command,
     }
-    return _table(["", ""], [[what, _code(value) if value else "not told"] for what, value in told.items()])
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(["", ""], [[what, _code(value) if value else "not told"] for what, value in told.items()])
 
 
 def _line(value: object) -> str:

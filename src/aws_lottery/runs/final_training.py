@@ -30,7 +30,7 @@ def final_training(
     *,
     output_dir: str | Path,
     accelerator: "Accelerator",
-    facts: Mapping[str, Any],
+    identity: Mapping[str, Any],
     seed: int,
     recalibrated: bool = True,
 ) -> dict[str, Any]:
@@ -41,14 +41,15 @@ def final_training(
 
     Args:
         model: on any device; held to its mask, if it has one.
-        facts: plain data that tells this training from others; in the result, and the same if it is resumed.
+        identity: plain data that tells this training from others; in the result, and the same if it is resumed.
         seed: u, of the data order.
         recalibrated: measure with BatchNorm re-estimated on the training data.
-    Returns: `facts`, `training` (the hyper-parameters), `seed`, and `before` and `after`, top-1 accuracies in percent.
+    Returns: `identity`, `training` (the hyper-parameters), `data_seed`, and `before` and `after`, top-1 accuracies in
+        percent.
     Raises: CheckpointError if output_dir holds another training; Interrupted; Busy.
     """
     model = unwrap(model).to(accelerator.device)
-    facts = {**facts, "dataset": data.name, "training": asdict(config), "data_seed": seed}
+    identity = {**identity, "dataset": data.name, "training": asdict(config), "data_seed": seed}
 
     def accuracy() -> float:
         return accuracy_of(
@@ -62,7 +63,7 @@ def final_training(
 
     measured: dict[str, Any] = {}
     steps = config.epochs * steps_an_epoch(data.train, config, accelerator)
-    run = Run(output_dir, facts, model, accelerator, total_steps=steps, more_state=lambda: measured)
+    run = Run(output_dir, identity, model, accelerator, total_steps=steps, more_state=lambda: measured)
     path = run.folder / RESULT_FILE
     with run:
         if path.exists():
@@ -81,7 +82,7 @@ def final_training(
             measured["after"] = accuracy()
         except FloatingPointError as error:
             measured["failed"] = str(error)
-        text = json.dumps({**facts, **measured}, indent=2) + "\n"
+        text = json.dumps({**identity, **measured}, indent=2) + "\n"
         if accelerator.is_main_process:
             if "failed" not in measured:
                 whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

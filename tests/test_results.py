@@ -1,0 +1,63 @@
+"""Typed rows of results, read and written; and those of the experiments in docs/results, which older code wrote."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from aws_lottery.experiments.results import Accuracy, Analysis, Line, read_results, row_from_dict, write_results
+
+SHIPPED = sorted((Path(__file__).parent.parent / "docs" / "results").glob("*/results.jsonl"))
+ORIGIN = {"method": "aws", "round": 9, "remaining": 0.134}
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    rows = [
+        Accuracy(**ORIGIN, transfer="signs", seed=1, data_seed=1, before=10.0, after=73.0, training={"epochs": 2}),
+        Line(**ORIGIN, kind="lmc", transfer="signs", seed=1, alphas=[0.0, 0.5, 1.0], errors=[10.0, 50.0, 20.0]),
+        Analysis(
+            **ORIGIN,
+            sign_flips=None,
+            negative_gammas=0.5,
+            accuracy=60.0,
+            accuracy_norms_reset=59.0,
+            layers={"conv1.weight": 0.25},
+        ),
+    ]
+    write_results(tmp_path / "results.jsonl", rows)
+    assert read_results(tmp_path / "results.jsonl") == rows
+    _, line, _ = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert {name: line[name] for name in ("barrier", "half_difference", "over_line", "over_higher_end")} == {
+        "barrier": 35.0,
+        "half_difference": 5.0,
+        "over_line": 35.0,
+        "over_higher_end": 30.0,
+    }
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_files_written_before_still_load_with_the_same_figures(path):
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, values in zip(read_results(path), written, strict=True):
+        assert {name: getattr(row, name) for name in ORIGIN} == {name: values[name] for name in ORIGIN}
+        if isinstance(row, Accuracy):
+            assert (row.before, row.after) == (values["before"], values["after"])
+        elif isinstance(row, Line):
+            assert row.barrier.barrier == pytest.approx(values["barrier"])
+
+
+def test_there_are_files_written_before():
+    assert len(SHIPPED) >= 2
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"kind": "analysis"}\n')
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line 1: a row of kind 'analysis' needs sign_flips")):
+        read_results(path)
+    path.write_text("{\n")
+    with pytest.raises(ValueError, match="line 1: not JSON"):
+        read_results(path)
+    with pytest.raises(ValueError, match="'kind' must be one of accuracy, stability, lmc, analysis, got 'speed'"):
+        row_from_dict({"kind": "speed"})
