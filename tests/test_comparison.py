@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from accelerate import Accelerator
 from filelock import FileLock
 from torch import nn
 
-from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
-from aws_lottery.data import ImageData, load_data
+from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask, recalibrate, train
+from aws_lottery.data import ImageData, batches, load_data
 from aws_lottery.data.made_up import made_up_images
 from aws_lottery.experiments.comparison import Comparison
 from aws_lottery.experiments.jobs import SearchRound
@@ -33,17 +35,26 @@ def data(tmp_path_factory) -> ImageData:
     return load_data(made_up_images(8), cache_dir=tmp_path_factory.mktemp("cache"), workers=0)
 
 
+def search(folder: Path, data: ImageData, method: str, protocol: str = "paper") -> Path:
+    """Of two rounds."""
+    config = SignedMaskConfig(
+        method=method, protocol=protocol, rounds=2, warmup_epochs=1, epochs_per_round=1, architecture="tiny"
+    )
+    find_signed_mask(
+        fresh(0),
+        data.train,
+        config,
+        TRAINING,
+        output_dir=folder,
+        accelerator=Accelerator(cpu=True),
+        test_data=data.test,
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory, data):
-    """Searches of two rounds by AWS and LRR."""
-    folders = []
-    for method in ("aws", "lrr"):
-        folders.append(tmp_path_factory.mktemp(method))
-        config = SignedMaskConfig(method=method, rounds=2, warmup_epochs=1, epochs_per_round=1, architecture="tiny")
-        find_signed_mask(
-            fresh(0), data.train, config, TRAINING, output_dir=folders[-1], accelerator=Accelerator(cpu=True)
-        )
-    return folders
+    return [search(tmp_path_factory.mktemp(method), data, method) for method in ("aws", "lrr")]
 
 
 def comparison(searches, data, folder, **options) -> Comparison:
@@ -155,6 +166,46 @@ def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, d
         wrong.run()
 
 
+def warmed_up(data: ImageData) -> nn.Module:
+    model = fresh(0)
+    config = replace(TRAINING, schedule="constant")
+    train(model, data.train, config, accelerator=Accelerator(cpu=True), seed=0)
+    return model
+
+
+@pytest.mark.parametrize("method", ["imp", "wr"])
+def test_the_solution_of_a_method_that_rewinds_starts_from_what_it_rewinds_to(method, data, tmp_path):
+    """A(theta_0 * m_T) and A(theta_warmup * m_T), Section 3.1."""
+    folder = search(tmp_path / "search", data, method)
+    start = comparison([folder], data, tmp_path / "compared")._start(SearchRound(folder, 2), "solution", seed=1)
+    rewound, mask = fresh(0) if method == "imp" else warmed_up(data), SignedMask.from_pretrained(folder / "round-02")
+    with torch.no_grad():
+        rewound[0].weight.mul_(mask["0.weight"] != 0)
+    assert rewound[0].weight.eq(0).any()
+    for value, expected in zip(start.parameters(), rewound.parameters(), strict=True):
+        assert torch.equal(value, expected)
+
+    (folder / "round-02" / "rewound.safetensors").unlink()  # as searches left it that kept trained weights alone
+    with pytest.raises(FileNotFoundError, match=f"solution of '{method}' starts from the weights that it rewinds to"):
+        comparison([folder], data, tmp_path / "compared").run()
+
+
+def test_under_released_code_a_solution_starts_at_the_accuracy_that_its_search_reported(data, tmp_path):
+    folder = search(tmp_path / "search", data, "aws", "released-code")
+    reported = [json.loads(line)["accuracy"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    one = comparison([folder], data, tmp_path / "compared", transfers=("dense", "solution"), seeds=(1,))
+    rows = one.run()
+    solution = next(row for row in rows if row.kind == "accuracy" and row.transfer == "solution")
+    assert solution.before == reported[2]
+    assert [row.accuracy for row in rows if row.kind == "analysis"] == reported[1:]
+    assert {row.protocol for row in rows} == {"released-code"}  # dense too
+
+    start = one._start(SearchRound(folder, 2), "solution", seed=1)
+    assert start[1].num_batches_tracked == 3 * (32 // 8)  # of a warm-up and two rounds: what the search left
+    recalibrate(start, batches(data.train, 8, seed=0))
+    assert start[1].num_batches_tracked == 32 // 8
+
+
 def test_what_can_not_be_compared_is_named(searches, data, tmp_path):
     with pytest.raises(ValueError, match="unknown transfer sings; there are dense, solution"):
         comparison(searches, data, tmp_path, transfers=("sings",))
@@ -164,3 +215,6 @@ def test_what_can_not_be_compared_is_named(searches, data, tmp_path):
         comparison(searches, data, tmp_path, rounds=(1,))
     with pytest.raises(ValueError, match="aws-round-02 of more than one search"):
         comparison([searches[0], searches[0]], data, tmp_path)
+    other = search(tmp_path / "other", data, "lrr", "released-code")
+    with pytest.raises(ValueError, match=r"aws-round-02 \(paper\) and lrr-round-02 \(released-code\) are measured"):
+        comparison([searches[0], other], data, tmp_path)

@@ -1,11 +1,12 @@
 """Where a final training starts, by eye; and the weights kept beside a mask."""
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from aws_lottery import SignedMask
-from aws_lottery.mask_file.sparse_weights import load_weights, save_weights
+from aws_lottery.mask_file.sparse_weights import WEIGHTS_FILE, load_weights, save_weights
 from aws_lottery.parameters.hold import held_by
 from aws_lottery.transfers import TRANSFERS, transfer_
 
@@ -55,6 +56,27 @@ def test_a_start_takes_what_its_row_says(transfer, weight, psi, classifier):
     assert model[2].weight.item() == classifier
 
 
+def test_a_solution_that_rewinds_keeps_the_signs_of_the_weights_that_it_goes_back_to():
+    """A(theta_0 * m_T) of Section 3.1: m_T prunes, and the signs that training found stay out of it."""
+    model, rewound = network([1.0, -2.0, -3.0, -4.0], 1.0, 0.0), network([5.0, 6.0, -7.0, 8.0], 1.0, 0.0)
+    weights = {name: parameter.detach() for name, parameter in rewound.named_parameters()}
+    transfer_(model, TRANSFERS["solution"], SignedMask.from_model(found()), weights=weights)
+    assert model[0].weight.tolist() == [[5.0, 0.0, -7.0, 8.0]]
+    assert model[2].weight.item() == 1.0
+
+
+def test_only_a_start_from_the_magnitudes_of_a_search_takes_its_statistics_of_batchnorm():
+    trained = found()
+    trained[1].running_mean.fill_(3.0)
+    weights = dict(trained.state_dict())
+    means = {}
+    for transfer in ("solution", "magnitudes", "signs-norm", "signs"):
+        model = network([1.0] * 4, 1.0, 0.0)
+        transfer_(model, TRANSFERS[transfer], SignedMask.from_model(trained), weights=weights)
+        means[transfer] = model[1].running_mean.item()
+    assert means == {"solution": 3.0, "magnitudes": 3.0, "signs-norm": 0.0, "signs": 0.0}
+
+
 def test_random_signs_keep_magnitudes_and_zeros():
     fresh, solution = start("random-signs", seed=1), start("magnitudes", seed=1)
     assert fresh[0].weight.abs().tolist() == [[1.0, 0.0, 3.0, 4.0]]
@@ -92,12 +114,26 @@ def test_trained_weights_that_are_missing_or_do_not_fit_are_named():
 
 def test_weights_are_kept_beside_their_mask_without_the_pruned_ones(tmp_path):
     model = found()
+    model[1].running_var.fill_(7.0)
     mask = SignedMask.from_model(model)
     save_weights(tmp_path, model, mask)
     back = load_weights(tmp_path, mask)
-    assert all(torch.equal(back[name], parameter) for name, parameter in model.named_parameters())
+    assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())  # buffers too
     other = SignedMask.from_model(network([1.0] * 4, 1.0, 0.0))
     with pytest.raises(ValueError, match=r"'0\.weight' has 3 weights, the mask leaves 4; are the two of one search"):
         load_weights(tmp_path, other)
     with pytest.raises(FileNotFoundError, match=r"no weights\.safetensors in"):
         load_weights(tmp_path / "elsewhere", mask)
+
+
+def test_a_file_of_weights_without_buffers_still_serves(tmp_path):
+    model, trained = network([1.0] * 4, 1.0, 0.0), found()
+    mask = SignedMask.from_model(trained)
+    save_weights(tmp_path, trained, mask)
+    path = tmp_path / WEIGHTS_FILE
+    tensors = safetensors.torch.load_file(path)
+    old = {name: tensor for name, tensor in tensors.items() if "running" not in name and "num_batches" not in name}
+    safetensors.torch.save_file(old, path)
+    transfer_(model, TRANSFERS["solution"], mask, weights=load_weights(tmp_path, mask))
+    assert model[0].weight.tolist() == [[-5.0, 0.0, 6.0, -7.0]]
+    assert model[1].running_var.item() == 1.0

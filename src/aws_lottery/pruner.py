@@ -143,6 +143,18 @@ class AWSPruner:
         detach(model)
         return model
 
+    def rewound_copy(self) -> nn.Module | None:
+        """A module of its own with theta_0 * m (IMP) or theta_warmup * m (WR), where the method's solution starts
+        (Section 3.1); None if the method does not rewind, or has not come to that point."""
+        if self._rewind_point is None:
+            return None
+        model = self.sparse_copy()
+        model.load_state_dict(self._rewind_point)
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                parameters_of(model)[name].mul_(mask)
+        return model
+
     def state_dict(self) -> dict[str, Any]:
         """All that a search has to remember beside the model's own state_dict: tensors and plain values."""
         return {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .mask import SignedMask
 from .mask_file.provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED
 from .parameters.partition import norm_parameters
-from .parameters.unwrap import parameters_of, unwrap
+from .parameters.unwrap import buffers_of, parameters_of, unwrap
 
 SHIFTED_BIAS = 0.1  # of normalization layers in psi*_init (Appendix A)
 
@@ -19,10 +19,13 @@ SHIFTED_BIAS = 0.1  # of normalization layers in psi*_init (Appendix A)
 class Transfer:
     """theta = [phi, psi] before the final training; a search found theta_T, m_T and s_T.
 
+    With IMP and WR, which rewind, theta_T stands for the weights that they rewind to (`solution_weights`).
+
     Args:
         condition: what tables, plots and cards call it.
         mask: takes the signed mask s_T and the seed to the mask that is applied; None: a dense network.
-        phi: magnitudes outside normalization: those of the fresh `init`, or those `found`.
+        phi: magnitudes outside normalization: those of the fresh `init`, or those `found`; with the latter buffers
+            are found too, as the statistics of BatchNorm belong to them.
         psi: parameters of normalization: those of the `init`; as `found`; |psi_init| with the signs found (`signs`:
             the paper's formula, taken literally); or psi*_init with the signs found (`shifted`: scale 1, bias 0.1).
         marker: of its points in figures, as matplotlib names it; None: one that no row names.
@@ -64,7 +67,7 @@ def _shuffled(mask: SignedMask, seed: int) -> SignedMask:
 
 TRANSFERS: dict[str, Transfer] = {  # in the order of tables and legends
     "dense": Transfer(DENSE, None, marker="", color="black"),
-    "solution": Transfer("solution", _found, phi="found", psi="found", marker="o", color="tab:gray"),
+    "solution": Transfer("solution", _mask_only, phi="found", psi="found", marker="o", color="tab:gray"),
     "signs": Transfer(SIGNED, _found, marker="^", color="tab:brown"),
     "mask": Transfer(MASK_ONLY, _mask_only, marker="x", color="tab:purple"),
     # Figure 2
@@ -96,7 +99,7 @@ def transfer_(
     """Turn a freshly initialized `model` into the start of a final training, held to its mask (SignedMask.held).
 
     Args:
-        weights: name -> trained parameter, theta_T; needed by a transfer that says so.
+        weights: name -> parameter or buffer, theta_T (`solution_weights`); needed by a transfer that says so.
         seed: of random signs and shuffles.
     Raises: ValueError if trained weights are needed and not given, or do not fit.
     """
@@ -114,10 +117,17 @@ def _take_found_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Ten
         raise ValueError(f"'{transfer.condition}' takes trained weights: give those of the search (find_signed_mask)")
     model = unwrap(model)
     psi = norm_parameters(model)
-    for name, parameter in parameters_of(model).items():
-        if name not in weights or weights[name].shape != parameter.shape:
+    parameters, buffers = parameters_of(model), buffers_of(model)
+    for name, tensor in {**parameters, **buffers}.items():
+        if name in buffers and name not in weights:  # kept since they are part of what a search leaves
+            continue
+        if name not in weights or weights[name].shape != tensor.shape:
             there = tuple(weights[name].shape) if name in weights else "missing"
-            raise ValueError(f"trained weight '{name}' is {there}, the model has {tuple(parameter.shape)}")
+            raise ValueError(f"trained weight '{name}' is {there}, the model has {tuple(tensor.shape)}")
+    if transfer.phi == "found":
+        for name in buffers.keys() & weights.keys():
+            buffers[name].copy_(weights[name])
+    for name, parameter in parameters.items():
         found = weights[name].to(parameter)
         if name not in psi:
             if transfer.phi == "found":

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ..config import PROTOCOLS
 from ..mask import SignedMask
-from ..mask_file.sparse_weights import load_weights
+from ..mask_file.sparse_weights import solution_weights
 from ..models import fresh_network
 from ..paper import RECIPES
 from ..runs.final_training import final_training
@@ -43,7 +43,7 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
         name, data.num_classes, given.seed, image_size=data.image_size, channels_last=given.channels_last
     )
     transfer = TRANSFERS[given.transfer]
-    weights = load_weights(given.mask, mask) if transfer.needs_weights else None
+    weights = solution_weights(given.mask, mask) if transfer.needs_weights else None
     transfer_(model, transfer, mask, weights=weights, seed=given.seed)
     identity = {key: getattr(given, key) for key in ("mask", "revision", "transfer", "seed")}
     identity |= {"model": name, "remaining": mask.remaining, "remaining_total": mask.remaining_total}

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..config import PROTOCOLS
 from ..data import ImageData
-from ..mask_file.sparse_weights import load_weights
+from ..mask_file.sparse_weights import load_weights, solution_weights
 from ..runs.checkpoint import CheckpointError, claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
 from ..runs.lock import do_all, written_once
@@ -63,7 +63,6 @@ class Comparison:
         self.searches = [Path(folder) for folder in searches]
         self.fresh, self.data, self.training = fresh, data, training
         self.folder, self.accelerator = Path(output_dir), accelerator
-        self.measure = Measure(data, training.batch_size, accelerator)
         self.plan = Plan(
             rounds=[SearchRound(search, index) for index in rounds for search in self.searches],
             transfers=tuple(transfers),
@@ -73,6 +72,7 @@ class Comparison:
         )
         _check(self.plan)
         self.protocol = self.plan.rounds[0].protocol
+        self.measure = Measure(data, training.batch_size, PROTOCOLS[self.protocol].recalibrate, accelerator)
 
     def run(self) -> list[Row]:
         """Do what is not done, wait for what other processes do, and write results.jsonl, table.md, plots and cards.
@@ -138,7 +138,7 @@ class Comparison:
     def _start(self, search_round: SearchRound | None, name: str, seed: int) -> nn.Module:
         model, transfer = self.fresh(seed), TRANSFERS[name]
         if search_round is not None:
-            weights = load_weights(search_round.folder, search_round.mask) if transfer.needs_weights else None
+            weights = solution_weights(search_round.folder, search_round.mask) if transfer.needs_weights else None
             transfer_(model, transfer, search_round.mask, weights=weights, seed=seed)
         return model
 
@@ -151,7 +151,9 @@ class Comparison:
         return self.measure.line(kind, job, self._origin(job), self._trained(job), self._trained(end))
 
     def _analysis(self, search_round: SearchRound) -> Analysis:
-        return self.measure.analysis(search_round, self._start(search_round, "solution", 0), self.fresh)
+        model, mask = self.fresh(0), search_round.mask
+        transfer_(model, TRANSFERS["solution"], mask, weights=load_weights(search_round.folder, mask))
+        return self.measure.analysis(search_round, model, self.fresh)
 
     def _once(self, name: str, origin: Origin, measure: Callable[[], Row]) -> Row:
         """The row kept under `name`, which is measured if there is none. Raises: Busy if another process is at it."""

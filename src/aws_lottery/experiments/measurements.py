@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measure:
-    """On which data networks are measured, and where."""
+    """How networks are measured: on which data, and whether BatchNorm is re-estimated before an accuracy."""
 
     data: ImageData
     batch_size: int
+    recalibrated: bool
     accelerator: "Accelerator"
 
     def line(self, kind: Literal["stability", "lmc"], job: Job, origin: Origin, a: nn.Module, b: nn.Module) -> Line:
@@ -56,8 +57,8 @@ class Measure:
             **asdict(search_round.origin),
             sign_flips=_number(sign_flips(before.mask, search_round.mask)) if before.folder.is_dir() else None,
             negative_gammas=_number(gammas),
-            accuracy=accuracy(model),
-            accuracy_norms_reset=accuracy(with_norms_reset(model, psi_init)),
+            accuracy=accuracy(model, recalibrated=self.recalibrated),
+            accuracy_norms_reset=accuracy(with_norms_reset(model, psi_init)),  # the statistics are of another psi
             layers={layer.name: layer.remaining for layer in search_round.mask.table() if layer.prunable},
         )
 

@@ -1,39 +1,48 @@
-"""The trained weights that go with a signed mask: survivors only, in a file beside it."""
+"""The weights that go with a signed mask: survivors only, in files beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ..atomic import replace_file
-from ..parameters.unwrap import parameters_of, unwrap
+from ..config import METHODS
+from ..parameters.unwrap import buffers_of, parameters_of, unwrap
 
-WEIGHTS_FILE = "weights.safetensors"
+if TYPE_CHECKING:
+    from ..mask import SignedMask
+
+WEIGHTS_FILE, REWOUND_FILE = "weights.safetensors", "rewound.safetensors"
 
 
-def save_weights(folder: str | Path, model: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    """Write theta * m to `folder`: of each tensor of the mask its survivors, of other parameters all.
+def save_weights(folder: str | Path, model: nn.Module, mask: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE) -> None:
+    """Write theta * m to `folder`: of each tensor of the mask its survivors, of other parameters and of buffers all.
 
     Args:
         mask: the SignedMask that the folder holds; what it has a 0 for is left out.
+        file: WEIGHTS_FILE for the weights that the search trained, REWOUND_FILE for those that it rewinds to.
     """
-    kept = {}
-    for name, parameter in parameters_of(unwrap(model)).items():
+    model = unwrap(model)
+    tensors = {name: buffer.detach().cpu().contiguous() for name, buffer in buffers_of(model).items()}
+    for name, parameter in parameters_of(model).items():
         value = parameter.detach().cpu()
-        kept[name] = value[mask[name] != 0] if name in mask else value.contiguous()
-    replace_file(Path(folder) / WEIGHTS_FILE, safetensors.torch.save(kept))
+        tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
+    replace_file(Path(folder) / file, safetensors.torch.save(tensors))
 
 
-def load_weights(folder: str | Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> parameter, with zeros where the mask has them: the inverse of `save_weights`.
+def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE) -> dict[str, Tensor]:
+    """Name -> parameter or buffer, with zeros where the mask has them: the inverse of `save_weights`.
+
+    Files written before buffers were kept have parameters alone.
 
     Raises: FileNotFoundError; ValueError if the file is not of this mask.
     """
-    path = Path(folder) / WEIGHTS_FILE
+    path = Path(folder) / file
     if not path.is_file():
-        raise FileNotFoundError(f"no {WEIGHTS_FILE} in '{folder}'; find_signed_mask writes it beside each mask")
+        raise FileNotFoundError(f"no {file} in '{folder}'; find_signed_mask writes it beside each mask")
     weights = {}
     for name, value in safetensors.torch.load_file(path).items():
         if name in mask:
@@ -46,3 +55,19 @@ def load_weights(folder: str | Path, mask: Mapping[str, Tensor]) -> dict[str, Te
             value = torch.zeros(places.shape, dtype=value.dtype).masked_scatter_(places, value)
         weights[name] = value
     return weights
+
+
+def solution_weights(folder: str | Path, mask: "SignedMask") -> dict[str, Tensor]:
+    """The weights that the solution of a search starts from (Section 3.1): theta_T of methods that keep training their
+    weights, theta_0 or theta_warmup, whichever the method rewinds to, of IMP and WR. As `load_weights`.
+
+    Raises: FileNotFoundError that says what to do, as searches by IMP and WR did not always keep what they rewind to.
+    """
+    if mask.config is None or METHODS[mask.config.method].rewind_to is None:
+        return load_weights(folder, mask)
+    if not (Path(folder) / REWOUND_FILE).is_file():
+        raise FileNotFoundError(
+            f"no {REWOUND_FILE} in '{folder}': the solution of '{mask.config.method}' starts from the weights that it "
+            f"rewinds to, which the search did not keep; search again, or leave out transfers that take weights"
+        )
+    return load_weights(folder, mask, file=REWOUND_FILE)

@@ -1,6 +1,6 @@
 """A model as its author wrote it, seen through what torch.compile and DistributedDataParallel wrap around or in it."""
 
-from torch import nn
+from torch import Tensor, nn
 
 _COMPILED = "_orig_mod."  # what torch.compile puts into the names of a submodule that it wraps
 
@@ -25,3 +25,9 @@ def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> module of a bare model, likewise; the modules that torch.compile made are not among them."""
     return {clean_name(name): module for name, module in model.named_modules()}
+
+
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+    """Clean name -> buffer, of those that the state_dict has, such as the statistics of BatchNorm."""
+    saved = model.state_dict().keys()
+    return {clean_name(name): buffer for name, buffer in model.named_buffers() if name in saved}

@@ -14,7 +14,7 @@ from ..evaluation import accuracy_of
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
 from ..mask_file.provenance import provenance
-from ..mask_file.sparse_weights import save_weights
+from ..mask_file.sparse_weights import REWOUND_FILE, save_weights
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
@@ -47,8 +47,9 @@ def find_signed_mask(
 ) -> SignedMask:
     """Search for a signed mask by `config.method`, and leave the model with its trained sparse weights.
 
-    Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round and the weights that
-    survived it (`load_weights`), `metrics.jsonl` (a line a stage; `seconds` and `images_per_second` in it are of the
+    Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round, the weights that
+    survived it and their buffers (`load_weights`), with IMP and WR also those that they rewind to (`solution_weights`);
+    `metrics.jsonl` (a line a stage; `seconds` and `images_per_second` in it are of the
     training steps alone), `run.json` (the settings) and `checkpoint.pt`. Started again with the same settings it goes
     on where it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never was.
 
@@ -95,6 +96,8 @@ def find_signed_mask(
             folder = round_folder(run.folder, index)
             mask.save_pretrained(folder)
             save_weights(folder, pruner.sparse_copy(), mask)
+            if (rewound := pruner.rewound_copy()) is not None:
+                save_weights(folder, rewound, mask, file=REWOUND_FILE)
 
     under_way = run.training
     with run:
