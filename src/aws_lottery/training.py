@@ -46,7 +46,7 @@ class Training:
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "total_loss": self.total_loss,
+            "total_loss": self.accelerator.gather(self.total_loss),  # of each process
             "loss": self.loss,
             "average": self.average,
             "images": self.images,
@@ -59,7 +59,7 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
         self.images, self.seconds = state["images"], state["seconds"]
-        self.total_loss.copy_(state["total_loss"])
+        self.total_loss.copy_(state["total_loss"].flatten()[self.accelerator.process_index])
         if state["average"] is not None:
             self.average = [value.to(self.accelerator.device, copy=True) for value in state["average"]]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -73,13 +73,13 @@ class Training:
         return {"seconds": round(self.seconds, 2), "images_per_second": round(rate, 2)}
 
     def mean_loss(self) -> float:
-        """Over the epoch so far, of this process; NaN before the first step.
+        """Over the epoch so far, of all processes; NaN before the first step. Every process has to call it.
 
-        Raises: FloatingPointError if any loss of it was NaN or infinite.
+        Raises: FloatingPointError, on all processes, if any loss of it was NaN or infinite on any of them.
         """
         if not self.step:
             return math.nan
-        loss = float(self.total_loss) / self.step
+        loss = float(self.accelerator.reduce(self.total_loss, "mean")) / self.step  # type: ignore[arg-type]
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss} in epoch {self.epoch + 1} of {self.config.epochs}; "
@@ -145,7 +145,7 @@ def train(
         on_step: called after each optimizer step (for a progress bar, a checkpoint).
         on_end: called once at the end (for what it cost).
         resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
-    Returns: mean loss over the last epoch, of this process; NaN for 0 epochs.
+    Returns: mean loss over the last epoch, of all processes; NaN for 0 epochs.
     Raises: FloatingPointError if a loss is NaN or infinite, at the end of its epoch.
     """
     from accelerate import skip_first_batches

@@ -1,5 +1,6 @@
 """Checkpoints of a search: one file, replaced whole, that loads without running anything that is in it."""
 
+import hashlib
 import io
 import json
 import random
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 
 from ..atomic import replace_file
+from ..processes import together
+from ..strict_json import to_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_FILE = "checkpoint.pt"
+LAST, PREVIOUS, _NEW = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-new.pt"
+_DIGEST = hashlib.sha256
 
 
 class CheckpointError(RuntimeError):
@@ -25,22 +29,32 @@ class CheckpointError(RuntimeError):
 def save(folder: Path, state: Mapping[str, Any], accelerator: "Accelerator") -> None:
     """Write `state` and the random states of all processes to `folder`; every process has to call it.
 
-    Written beside the last checkpoint, flushed to the disk and renamed over it: killed at any moment, one is whole.
-    Raises: CheckpointError if it can't be written (a full disk); the last one is then still there.
+    The file ends with its checksum, and the one before it stays as `checkpoint-previous.pt`. Each is written beside
+    the others, flushed to the disk and renamed: killed at any moment, there is a whole one.
+    Raises: CheckpointError, on all processes, if it can't be written (a full disk); the last one is then still there.
     """
     from accelerate.utils import gather_object
 
     ranks = gather_object([_random_states()])
-    if not accelerator.is_main_process:
-        return
+    with together(accelerator):
+        if accelerator.is_main_process:
+            _write(folder, {**state, "random": ranks})
+
+
+def _write(folder: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
-    torch.save({**state, "random": ranks}, buffer)
+    torch.save(state, buffer)
+    buffer.write(_DIGEST(buffer.getbuffer()).digest())
+    path = folder / LAST
     try:
-        replace_file(folder / _FILE, buffer.getvalue())
+        replace_file(folder / _NEW, buffer.getvalue())
+        if path.exists():
+            path.replace(folder / PREVIOUS)
+        (folder / _NEW).replace(path)
     except OSError as error:
         raise CheckpointError(
-            f"could not write {folder / _FILE} ({len(buffer.getvalue()):,} bytes): {error}. The last checkpoint is "
-            "intact; make room and start the same command again"
+            f"could not write {path} ({len(buffer.getvalue()):,} bytes): {error}. The last checkpoint is intact; "
+            "make room and start the same command again"
         ) from error
 
 
@@ -49,14 +63,14 @@ def load(folder: Path, accelerator: "Accelerator") -> dict[str, Any] | None:
 
     Raises: CheckpointError if the file is damaged, holds more than plain data, or is of another number of processes.
     """
-    path = folder / _FILE
-    if not path.exists():
+    path = next((path for name in (LAST, PREVIOUS) if (path := folder / name).exists()), None)
+    if path is None:
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+        state = torch.load(io.BytesIO(_checked(path)), map_location="cpu", weights_only=True)  # runs no code
         ranks = state.pop("random")
     except Exception as error:
-        raise CheckpointError(f"{path} can't be read ({error}); delete it to start anew") from error
+        raise CheckpointError(f"{path} can't be read ({error}); {_way_out(path)}") from error
     if len(ranks) != accelerator.num_processes:
         raise CheckpointError(
             f"{path} was written by {len(ranks)} processes, now there are {accelerator.num_processes}; the data order "
@@ -66,29 +80,51 @@ def load(folder: Path, accelerator: "Accelerator") -> dict[str, Any] | None:
     return state
 
 
+def _checked(path: Path) -> bytes:
+    """The file without the checksum at its end. Raises: ValueError if that is not the checksum of the rest."""
+    data = path.read_bytes()
+    size = len(data) - _DIGEST().digest_size
+    if size < 0 or _DIGEST(memoryview(data)[:size]).digest() != data[size:]:
+        raise ValueError("it is damaged, or was written before checkpoints had a checksum: its last bytes are none")
+    return data[:size]
+
+
+def _way_out(path: Path) -> str:
+    previous = path.with_name(PREVIOUS)
+    if path == previous or not previous.exists():
+        return "there is none before it: delete it to start anew"
+    try:
+        _checked(previous)
+    except ValueError:
+        return f"{previous} is damaged, too: delete both to start anew"
+    return f"{previous} is good: delete {path.name} to go on from there"
+
+
 def remove(folder: Path) -> None:
-    """Delete the checkpoint in `folder`, if there is one."""
-    (folder / _FILE).unlink(missing_ok=True)
+    """Delete the checkpoints in `folder`, if there are any; the last one last, so that what is left is never older."""
+    for name in (_NEW, PREVIOUS, LAST):
+        (folder / name).unlink(missing_ok=True)
 
 
-def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> bool:
-    """Make `folder` the home of a run with these settings; returns whether there is a checkpoint to go on from.
+def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+    """Make `folder` the home of a run with these settings, in run.json with their checksum.
 
-    Raises: CheckpointError that lists the differences if it holds a run with other settings, or if it holds any run
-        and `resume` is False.
+    Raises: CheckpointError that lists the differences if it holds a run with other settings, if its run.json is
+        damaged, or if it holds any run and `resume` is False.
     """
-    settings = json.loads(json.dumps(settings))  # as they will be read back
+    settings = json.loads(to_json(settings))  # as they will be read back
     path = folder / "run.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(settings, indent=2) + "\n").encode())
-        return False
+        replace_file(path, (json.dumps({**settings, "sha256": _digest(settings)}, indent=2) + "\n").encode())
+        return
     if not resume:
         raise CheckpointError(f"{folder} holds a run already; take another output folder, or resume")
-    theirs = json.loads(path.read_text())
+    theirs = _settings_in(path)
+    compared = {*theirs, *settings} if theirs.pop("sha256", None) else {*theirs}  # files of before say less
     differences = [
         f"{key}: {theirs.get(key)!r} there, {settings.get(key)!r} now"
-        for key in sorted({*theirs, *settings})
+        for key in sorted(compared - {"sha256"})
         if theirs.get(key) != settings.get(key)
     ]
     if differences:
@@ -96,7 +132,26 @@ def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> bool:
             f"{folder} holds a run with other settings:\n  " + "\n  ".join(differences) + "\n"
             "Give the same settings to resume it, or take another output folder"
         )
-    return (folder / _FILE).exists()
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        settings = None
+    if not settings or not isinstance(settings, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no settings. Take another output folder")
+    recorded = settings.get("sha256")
+    if recorded is not None and recorded != _digest({k: v for k, v in settings.items() if k != "sha256"}):
+        raise CheckpointError(
+            f"{path} is damaged: its sha256 is not that of its settings. Take another output folder, or delete it "
+            "if you are sure that the run in there has the settings given now"
+        )
+    return settings
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return _DIGEST(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _random_states() -> dict[str, Any]:

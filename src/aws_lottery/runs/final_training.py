@@ -13,6 +13,8 @@ from ..atomic import replace_file
 from ..data import ImageData
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import unwrap
+from ..processes import together
+from ..strict_json import to_json
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
@@ -82,12 +84,12 @@ def final_training(
             measured["after"] = accuracy()
         except FloatingPointError as error:
             measured["failed"] = str(error)
-        text = json.dumps({**identity, **measured}, indent=2) + "\n"
-        if accelerator.is_main_process:
-            if "failed" not in measured:
-                whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-                replace_file(run.folder / MODEL_FILE, safetensors.torch.save(whole))
-            replace_file(path, text.encode())
-            run.remove_checkpoint()
-        accelerator.wait_for_everyone()
+        text = to_json({**identity, **measured}, indent=2) + "\n"
+        with together(accelerator):
+            if accelerator.is_main_process:
+                if "failed" not in measured:
+                    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+                    replace_file(run.folder / MODEL_FILE, safetensors.torch.save(whole))
+                replace_file(path, text.encode())
+        run.remove_checkpoint()
     return json.loads(text)

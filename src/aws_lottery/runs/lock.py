@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..atomic import replace_file
 from ..processes import together
+from ..strict_json import to_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -74,11 +75,11 @@ def do_all(jobs: Iterable[Callable[[], T]], accelerator: "Accelerator") -> list[
 def written_once(path: Path, make: Callable[[], Any], accelerator: "Accelerator") -> Any:
     """What the JSON file `path` holds; if there is none, `make()` is called, by one run alone, and written there.
 
-    Every process has to call it. Raises: Busy if another run is making it; ValueError for a number that is not finite.
+    Every process has to call it. Raises: Busy if another run is making it.
     """
     with locked(path.with_name(f"{path.name}.lock"), accelerator):
         if not path.exists():
-            text = json.dumps(make(), allow_nan=False) + "\n"
+            text = to_json(make()) + "\n"
             with together(accelerator):
                 if accelerator.is_main_process:
                     replace_file(path, text.encode())

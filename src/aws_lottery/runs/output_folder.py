@@ -1,8 +1,7 @@
 """A run in its output folder: settings, checkpoints, metrics, progress, and an orderly end when told to stop."""
 
-import json
+import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -10,29 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from tqdm import tqdm
 
-from ..processes import any_process
+from ..processes import any_process, together
 from ..training import Training
 from . import checkpoint
 from .lock import locked
+from .metrics_log import write_metrics
+from .progress import Progress
+from .signals import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-ESTIMATE_AFTER = 5, 20.0  # steps and seconds after the first step, which compiles
-
-
-class Interrupted(SystemExit):
-    """The run was told to stop (SIGTERM, SIGINT) and has saved a checkpoint. Exit status 128 + signal."""
-
-
 class Run:
     """Writes run.json, metrics.jsonl and checkpoint.pt; the same settings in the same folder go on where it was.
 
-    To be used in a `with` block: SIGTERM and SIGINT ask in it for a checkpoint and an orderly end, a second one ends at
-    once; the folder is free again after it.
+    To be used in a `with` block, at whose start the checkpoint is loaded if there is one. SIGTERM and SIGINT ask in it
+    for a checkpoint and an orderly end, a second one ends at once; the folder is free again after it.
     """
 
     def __init__(
@@ -47,83 +41,68 @@ class Run:
         checkpoint_seconds: float = 300.0,
         more_state: Callable[[], Any] = lambda: None,
     ):
-        """Claim the folder, and load its checkpoint into `model` if there is one.
-
+        """
         Args:
             settings: plain data; what a resumed run must have in common with this one.
             model: bare, on its device; its state and `more_state()` go into every checkpoint.
             total_steps: optimizer steps, for the progress bar and the estimate of the hours.
             resume: False refuses a folder that holds a run.
             checkpoint_seconds: least time between checkpoints of a training under way.
-        Raises: CheckpointError if the folder holds another run; Busy if a run is under way in it.
         """
         self.folder, self.model, self.accelerator = Path(folder), model, accelerator
-        self.checkpoint_seconds, self.more_state = checkpoint_seconds, more_state
-        self.stopping: signal.Signals | None = None
-        settings = {
+        self.settings = {
             **settings,
             "mixed_precision": accelerator.mixed_precision,
             "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         }
-        self._lock = ExitStack()
-        self._lock.enter_context(locked(self.folder / ".lock", accelerator))
-        try:
-            with accelerator.main_process_first():
-                checkpoint.claim(self.folder, settings, resume=resume or not accelerator.is_main_process)
-            state = checkpoint.load(self.folder, accelerator) or {}
-        except checkpoint.CheckpointError:
-            self._lock.close()
-            raise
-        self.steps: int = state.get("steps", 0)
-        self.training: dict[str, Any] | None = state.get("training")  # the training that was under way
-        self.more: Any = state.get("more")  # what more_state gave
-        if state:
-            model.load_state_dict(state["model"])
-        self._cut_metrics(state.get("metrics_bytes", 0))
+        self.total_steps, self.resume = total_steps, resume
+        self.checkpoint_seconds, self.more_state = checkpoint_seconds, more_state
+        self.cost: dict[str, float] = {}  # of the last training that ended
+        self.metrics: list[dict[str, Any]] = []
+        self.steps = 0
+        self.training: dict[str, Any] | None = None  # the training that was under way
+        self.more: Any = None  # what more_state gave
+
+    def __enter__(self) -> "Run":
+        """Claim the folder, and load its checkpoint into the model if there is one.
+
+        Raises: CheckpointError if the folder holds another run, a damaged checkpoint or too little room for the next
+            one; Busy if a run is under way in it; OSError if it can't be written. Always on all processes.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.folder / ".lock", self.accelerator))
+            with together(self.accelerator):
+                if self.accelerator.is_main_process:
+                    self._claim()
+            with together(self.accelerator):
+                self._load(checkpoint.load(self.folder, self.accelerator))
+            self.stop = stack.enter_context(StopRequest())
+            self.progress = stack.enter_context(Progress(self.total_steps, self.steps, self.accelerator))
+            self._open = stack.pop_all()
         self.saved_at = time.monotonic()
-        self.total_steps, self.cost = total_steps, {}
-        self._since: tuple[int, float] | None = None  # this process's first step, and when it was done
-        self._estimated = False
-        self.progress = tqdm(
-            total=total_steps, initial=self.steps, unit=" steps", disable=not accelerator.is_local_main_process
-        )
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
+        self._open.close()
+        if kind is None:
+            self._end_if_asked("at its end")
 
     def after_step(self, training: Training) -> None:
         """To be called after every optimizer step; saves when it is time, and ends when asked to."""
         self.steps += 1
-        self.progress.update()
-        self._estimate()
+        self.progress.step()
         if self.accelerator.num_processes > 1 and self.steps % 10:
             return  # processes agree on what to do next every tenth step only
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds
-        if not any_process(due or self.stopping is not None, self.accelerator):
+        if not any_process(due or self.stop.signal is not None, self.accelerator):
             return
         training.mean_loss()  # raises before anything is saved over
         self.save(training)
-        if any_process(self.stopping is not None, self.accelerator):
-            number = self.stopping or signal.SIGTERM
-            self.progress.close()
-            self.accelerator.print(
-                f"stopped by signal {int(number)} after a checkpoint; the same command goes on from it"
-            )
-            raise Interrupted(128 + number)
+        self._end_if_asked("after a checkpoint; the same command goes on from it")
 
     def after_training(self, training: Training) -> None:
         """To be called at the end of a training; `cost` is then what it cost."""
         self.cost = training.cost()
-
-    def _estimate(self) -> None:
-        """Say once how long it all takes."""
-        self._since = self._since or (self.steps, time.monotonic())
-        steps, seconds = self.steps - self._since[0], time.monotonic() - self._since[1]
-        if self._estimated or steps < ESTIMATE_AFTER[0] or seconds < ESTIMATE_AFTER[1]:
-            return
-        self._estimated, hours = True, seconds / steps / 3600
-        if self.accelerator.is_main_process:
-            self.progress.write(
-                f"about {hours * self.total_steps:.1f} hours for all {self.total_steps:,} steps, "
-                f"{hours * (self.total_steps - self.steps):.1f} of them left; measuring not counted"
-            )
 
     def save(self, training: Training | None = None) -> None:
         """Write a checkpoint; `training` is under way, None between two trainings. Every process has to call it."""
@@ -132,44 +111,50 @@ class Run:
             "training": None if training is None else training.state_dict(),
             "more": self.more_state(),
             "steps": self.steps,
-            "metrics_bytes": self._metrics.stat().st_size if self._metrics.exists() else 0,
+            "metrics": self.metrics,
         }
         checkpoint.save(self.folder, state, self.accelerator)
         self.saved_at = time.monotonic()
 
     def remove_checkpoint(self) -> None:
-        """For a run whose result is kept elsewhere."""
-        checkpoint.remove(self.folder)
+        """For a run whose result is in files of its own."""
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                checkpoint.remove(self.folder)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, and whatever trackers the accelerator has."""
         self.accelerator.log(dict(metrics), step=self.steps)
+        self.metrics.append(dict(metrics))
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                write_metrics(self.folder, self.metrics)
+
+    def _claim(self) -> None:
+        for place in (self.folder, *self.folder.glob("round-*")):
+            for leftover in place.glob(".*.tmp"):  # of a run that was killed while it wrote
+                leftover.unlink()
+        checkpoint.claim(self.folder, self.settings, resume=self.resume)
+        state = sum(value.nbytes for value in self.model.state_dict().values())
+        needed, free = 2 * state, shutil.disk_usage(self.folder).free  # at least: the weights and a moment of them
+        if free < needed:
+            raise checkpoint.CheckpointError(
+                f"{self.folder} has room for {free:,} bytes, the next checkpoint needs at least {needed:,}; "
+                "make room, or take an output folder on another disk"
+            )
+
+    def _load(self, state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            return
+        self.steps, self.training, self.more = state["steps"], state["training"], state["more"]
+        self.metrics = state["metrics"]
+        self.model.load_state_dict(state["model"])
         if self.accelerator.is_main_process:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+            write_metrics(self.folder, self.metrics)  # without lines of after the checkpoint: they come again
 
-    def __enter__(self) -> "Run":
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
-        self._handlers = {number: signal.signal(number, self._ask) for number in signals}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.close()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._lock.close()
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.stopping = signal.Signals(number)
-        signal.signal(number, self._handlers[self.stopping])
-
-    @property
-    def _metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    def _cut_metrics(self, size: int) -> None:
-        """Forget the lines written after the checkpoint: they will be written again."""
-        if self.accelerator.is_main_process:
-            with self._metrics.open("ab") as file:
-                file.truncate(size)
+    def _end_if_asked(self, where: str) -> None:
+        if any_process(self.stop.signal is not None, self.accelerator):
+            number = self.stop.signal or signal.SIGTERM
+            self.progress.bar.close()
+            self.accelerator.print(f"stopped by signal {int(number)} {where}")
+            raise Interrupted(128 + number)

@@ -14,7 +14,9 @@ from ..evaluation import accuracy_of
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
 from ..mask_file.provenance import provenance
-from ..mask_file.sparse_weights import REWOUND_FILE, save_weights
+from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
+from ..parameters.unwrap import unwrap
+from ..processes import together
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
@@ -49,9 +51,10 @@ def find_signed_mask(
 
     Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round, the weights that
     survived it and their buffers (`load_weights`), with IMP and WR also those that they rewind to (`solution_weights`);
-    `metrics.jsonl` (a line a stage; `seconds` and `images_per_second` in it are of the
-    training steps alone), `run.json` (the settings) and `checkpoint.pt`. Started again with the same settings it goes
-    on where it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never was.
+    `metrics.jsonl` (a line a stage; `seconds` and `images_per_second` in it are of the training steps alone),
+    `run.json` (the settings) and, until it is done, the last two checkpoints. Started again with the same settings it
+    goes on where it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never
+    was. A search that is done is only read again.
 
     Args:
         model: freshly initialized.
@@ -87,24 +90,29 @@ def find_signed_mask(
         checkpoint_seconds=checkpoint_seconds,
         more_state=pruner.state_dict,
     )
-    if run.more is not None:
-        pruner.load_state_dict(run.more)
 
     def keep(index: int, mask: SignedMask) -> None:
-        if accelerator.is_main_process:
-            mask.provenance = provenance(**{"training": used, **told})
-            folder = round_folder(run.folder, index)
-            mask.save_pretrained(folder)
-            save_weights(folder, pruner.sparse_copy(), mask)
-            if (rewound := pruner.rewound_copy()) is not None:
-                save_weights(folder, rewound, mask, file=REWOUND_FILE)
+        with together(accelerator):
+            if accelerator.is_main_process:
+                mask.provenance = provenance(**{"training": used, **told})
+                folder = round_folder(run.folder, index)
+                mask.save_pretrained(folder)
+                save_weights(folder, pruner.sparse_copy(), mask)
+                if (rewound := pruner.rewound_copy()) is not None:
+                    save_weights(folder, rewound, mask, file=REWOUND_FILE)
 
-    under_way = run.training
     with run:
+        last = round_folder(run.folder, pruner.config.rounds or 0)
+        if run.more is None and (last / WEIGHTS_FILE).exists():  # done: its checkpoint is gone, its result is there
+            pruner.detach()
+            return _read_again(last, model)
+        if run.more is not None:
+            pruner.load_state_dict(run.more)
+        under_way = run.training
         for stage in pruner.rounds(on_mask=keep):
             if under_way is None:
                 run.save()
-            run.progress.set_description(f"round {stage.index}/{stage.rounds}, {stage.remaining:.3f} remaining")
+            run.progress.bar.set_description(f"round {stage.index}/{stage.rounds}, {stage.remaining:.3f} remaining")
             loss = train(
                 pruner.model,
                 data,
@@ -127,7 +135,14 @@ def find_signed_mask(
                     recalibrated=PROTOCOLS[config.protocol].recalibrate,
                 )
             run.log(metrics)
-        run.save()
-    mask = pruner.signed_mask()
-    pruner.detach()
+        mask = pruner.signed_mask()
+        pruner.detach()
+        run.remove_checkpoint()
+    return mask
+
+
+def _read_again(folder: Path, model: nn.Module) -> SignedMask:
+    """The mask that a search left; the weights and buffers that it left go into the model."""
+    mask = SignedMask.from_pretrained(folder)
+    unwrap(model).load_state_dict(load_weights(folder, mask), strict=False)
     return mask
