@@ -6,9 +6,9 @@ from pathlib import Path
 from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
 from ..experiments.report import TABLE_FILE
-from ..models import fresh_network
+from ..models import ARCHITECTURES, fresh_network
 from ..paper import RECIPES
-from .options import accelerator_for, data_for, final_config, options
+from .options import accelerator_for, data_for, final_config, options, settings_for
 
 
 def compare_main(description: str | None) -> None:
@@ -29,15 +29,15 @@ def compare_main(description: str | None) -> None:
     given = parser.parse_args()
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
     name = given.model or SearchRound(Path(given.searches[0]), given.rounds[0]).architecture
-    if name is None or name not in RECIPES[given.recipe]:
-        parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(RECIPES[given.recipe])}")
+    if name is None or name not in ARCHITECTURES:
+        parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(ARCHITECTURES)}")
     accelerator = accelerator_for(given)
     data = data_for(given, accelerator)
     comparison = Comparison(
         given.searches,
         partial(fresh_network, name, data.num_classes, image_size=data.image_size, channels_last=given.channels_last),
         data,
-        final_config(RECIPES[given.recipe][name], given),
+        final_config(settings_for(name, RECIPES[given.recipe]), given),
         output_dir=given.output_dir,
         accelerator=accelerator,
         rounds=given.rounds,

@@ -14,7 +14,7 @@ from ..models import fresh_network, model_code
 from ..paper import Settings
 from ..runs.search import find_signed_mask, round_folder
 from ..training import steps_an_epoch
-from .options import accelerator_for, adjusted, data_for, options
+from .options import accelerator_for, adjusted, data_for, options, settings_for
 
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
 
@@ -32,7 +32,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     parser.add_argument("--push_to_hub", metavar="REPO", help="publish the last mask there")
     given = parser.parse_args()
     model_name = given.model or next(iter(settings))
-    paper = settings[model_name]
+    paper = settings_for(model_name, settings)
     search: dict[str, Any] = {name: getattr(paper, name) for name in SMOKE} | (SMOKE if given.smoke else {})
     search |= {name: value for name in SMOKE if (value := getattr(given, name)) is not None}
     config = SignedMaskConfig(

@@ -11,8 +11,11 @@ import torch
 
 from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
+from ..models import ARCHITECTURES
 from ..paper import Settings
 from ..training_config import OPTIMIZERS, TrainingConfig
+
+logger = logging.getLogger(__name__)
 
 
 def machine_options(description: str | None) -> argparse.ArgumentParser:
@@ -36,7 +39,8 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     """Those of recipes with the paper's hyper-parameters; the first network in `settings` is the default."""
     parser = machine_options(description)
     parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
-    parser.add_argument("--model", choices=list(settings), default=None, help="a network of aws_lottery.create_model")
+    networks = list(dict.fromkeys([*settings, *ARCHITECTURES]))
+    parser.add_argument("--model", choices=networks, default=None, help="a network of aws_lottery.create_model")
     parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
     parser.add_argument("--batch_size", type=int, default=None, help="over all processes; default: the paper's")
     parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
@@ -45,6 +49,14 @@ def options(description: str | None, dataset: str | None, settings: Mapping[str,
     parser.add_argument("--ema_decay", type=float, default=None, help="train to an average of the weights")
     parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
     return parser
+
+
+def settings_for(name: str, settings: Mapping[str, Settings]) -> Settings:
+    """The paper's hyper-parameters for a network; those of the first one in `settings` if the paper has none for it."""
+    first = next(iter(settings))
+    if name not in settings:
+        logger.warning("the paper has no hyper-parameters for %s: those of %s are taken", name, first)
+    return settings.get(name, settings[first])
 
 
 def final_config(settings: Settings, given: argparse.Namespace) -> TrainingConfig:

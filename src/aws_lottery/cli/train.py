@@ -7,12 +7,12 @@ from dataclasses import asdict
 from ..config import PROTOCOLS
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import solution_weights
-from ..models import fresh_network
+from ..models import ARCHITECTURES, fresh_network
 from ..paper import RECIPES
 from ..runs.final_training import final_training
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
-from .options import accelerator_for, data_for, final_config, options
+from .options import accelerator_for, data_for, final_config, options, settings_for
 
 
 def final_main(description: str | None) -> None:
@@ -28,9 +28,9 @@ def final_main(description: str | None) -> None:
     given = parser.parse_args()
     mask = SignedMask.from_pretrained(given.mask, revision=given.revision)
     name = given.model or (mask.config.architecture if mask.config else None)
-    if name is None or name not in RECIPES[given.recipe]:
-        parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(RECIPES[given.recipe])}")
-    config = final_config(RECIPES[given.recipe][name], given)
+    if name is None or name not in ARCHITECTURES:
+        parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
+    config = final_config(settings_for(name, RECIPES[given.recipe]), given)
     given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
     given.data_seed = given.seed if given.data_seed is None else given.data_seed
     _train_from(mask, name, config, given)
