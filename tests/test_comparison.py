@@ -162,7 +162,7 @@ def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, d
         other.run()
     wrong = comparison(searches[:1], data, folder, transfers=("signs",))
     monkeypatch.setattr(SearchRound, "origin", Origin(signed_mask="another"))
-    with pytest.raises(CheckpointError, match="is of another search than"):
+    with pytest.raises(CheckpointError, match="is of another search: its signed mask is"):
         wrong.run()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aws_lottery.experiments.results import Accuracy, Analysis, Line, read_results, row_from_dict, write_results
+from aws_lottery.experiments.tables import table
 
 SHIPPED = sorted((Path(__file__).parent.parent / "docs" / "results").glob("*/results.jsonl"))
 ORIGIN = {"method": "aws", "round": 9, "remaining": 0.134}
@@ -45,6 +46,13 @@ def test_files_written_before_still_load_with_the_same_figures(path):
             assert (row.before, row.after) == (values["before"], values["after"])
         elif isinstance(row, Line):
             assert row.barrier.barrier == pytest.approx(values["barrier"])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_the_tables_in_the_docs_are_those_of_the_rows_beside_them(path):
+    shown = (path.parent / "README.md").read_text().splitlines()
+    lines = [line for line in table(read_results(path)).splitlines() if line.startswith("|")]
+    assert [line for line in lines if line not in shown] == []
 
 
 def test_there_are_files_written_before():

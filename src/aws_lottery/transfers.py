@@ -17,35 +17,36 @@ SHIFTED_BIAS = 0.1  # of normalization layers in psi*_init (Appendix A)
 
 @dataclass(frozen=True)
 class Transfer:
-    """theta = [phi, psi] before the final training; a search found theta_T, m_T and s_T.
+    """theta = [phi, psi] before the final training; a search has left theta_T, m_T and s_T.
 
     With IMP and WR, which rewind, theta_T stands for the weights that they rewind to (`solution_weights`).
 
     Args:
         condition: what tables, plots and cards call it.
         mask: takes the signed mask s_T and the seed to the mask that is applied; None: a dense network.
-        phi: magnitudes outside normalization: those of the fresh `init`, or those `found`; with the latter buffers
-            are found too, as the statistics of BatchNorm belong to them.
-        psi: parameters of normalization: those of the `init`; as `found`; |psi_init| with the signs found (`signs`:
-            the paper's formula, taken literally); or psi*_init with the signs found (`shifted`: scale 1, bias 0.1).
+        phi: magnitudes outside normalization: those of the fresh `init`, or those of the `search`; with the latter
+            come its buffers, as the statistics of BatchNorm belong to them.
+        psi: parameters of normalization: those of the `init`; those of the `search`; |psi_init| with the signs of psi_T
+            (`signs`: the paper's formula, taken literally); or psi*_init with the signs of psi_T (`shifted`: scale 1,
+            bias 0.1).
         marker: of its points in figures, as matplotlib names it; None: one that no row names.
         color: of its line in figures; None: likewise.
     """
 
     condition: str
     mask: Callable[[SignedMask, int], SignedMask] | None
-    phi: Literal["init", "found"] = "init"
-    psi: Literal["init", "found", "signs", "shifted"] = "init"
+    phi: Literal["init", "search"] = "init"
+    psi: Literal["init", "search", "signs", "shifted"] = "init"
     marker: str | None = None
     color: str | None = None
 
     @property
     def needs_weights(self) -> bool:
         """Whether it takes trained weights, not only the signed mask."""
-        return self.phi == "found" or self.psi != "init"
+        return self.phi == "search" or self.psi != "init"
 
 
-def _found(mask: SignedMask, seed: int) -> SignedMask:
+def _signed(mask: SignedMask, seed: int) -> SignedMask:
     return mask
 
 
@@ -67,22 +68,22 @@ def _shuffled(mask: SignedMask, seed: int) -> SignedMask:
 
 TRANSFERS: dict[str, Transfer] = {  # in the order of tables and legends
     "dense": Transfer(DENSE, None, marker="", color="black"),
-    "solution": Transfer("solution", _mask_only, phi="found", psi="found", marker="o", color="tab:gray"),
-    "signs": Transfer(SIGNED, _found, marker="^", color="tab:brown"),
+    "solution": Transfer("solution", _mask_only, phi="search", psi="search", marker="o", color="tab:gray"),
+    "signs": Transfer(SIGNED, _signed, marker="^", color="tab:brown"),
     "mask": Transfer(MASK_ONLY, _mask_only, marker="x", color="tab:purple"),
     # Figure 2
-    "signs-norm": Transfer("fresh + signed mask, norm kept", _found, psi="found", marker="D", color="tab:cyan"),
+    "signs-norm": Transfer("fresh + signed mask, norm kept", _signed, psi="search", marker="D", color="tab:cyan"),
     "signs-norm-signs": Transfer(
-        "fresh + signed mask, norm signs too", _found, psi="signs", marker="<", color="tab:olive"
+        "fresh + signed mask, norm signs too", _signed, psi="signs", marker="<", color="tab:olive"
     ),
     # Figure 5
     "signs-norm-shifted": Transfer(
-        "fresh + signed mask, norm shifted", _found, psi="shifted", marker="P", color="tab:pink"
+        "fresh + signed mask, norm shifted", _signed, psi="shifted", marker="P", color="tab:pink"
     ),
     "random-signs": Transfer(RANDOM_SIGNS, _random_signs, marker="*", color="darkgoldenrod"),
     "shuffled-mask": Transfer("fresh + shuffled mask", _shuffled, marker="+", color="slategray"),
     "magnitudes": Transfer(
-        "solution, random signs", _random_signs, phi="found", psi="found", marker="s", color="black"
+        "solution, random signs", _random_signs, phi="search", psi="search", marker="s", color="black"
     ),
 }
 
@@ -101,40 +102,40 @@ def transfer_(
     Args:
         weights: name -> parameter or buffer, theta_T (`solution_weights`); needed by a transfer that says so.
         seed: of random signs and shuffles.
-    Raises: ValueError if trained weights are needed and not given, or do not fit.
+    Raises: ValueError if trained weights are needed and missing, or do not fit.
     """
     if transfer.mask is None:
         return
     if transfer.needs_weights:
-        _take_found_(model, transfer, weights)
+        _take_weights_(model, transfer, weights)
     chosen = transfer.mask(mask, seed)
     chosen.apply_(model)
     chosen.held(model)
 
 
-def _take_found_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Tensor] | None) -> None:
+def _take_weights_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Tensor] | None) -> None:
     if weights is None:
         raise ValueError(f"'{transfer.condition}' takes trained weights: give those of the search (find_signed_mask)")
     model = unwrap(model)
     psi = norm_parameters(model)
     parameters, buffers = parameters_of(model), buffers_of(model)
     for name, tensor in {**parameters, **buffers}.items():
-        if name in buffers and name not in weights:  # kept since they are part of what a search leaves
+        if name in buffers and name not in weights:  # a file written before it had buffers
             continue
         if name not in weights or weights[name].shape != tensor.shape:
             there = tuple(weights[name].shape) if name in weights else "missing"
             raise ValueError(f"trained weight '{name}' is {there}, the model has {tuple(tensor.shape)}")
-    if transfer.phi == "found":
+    if transfer.phi == "search":
         for name in buffers.keys() & weights.keys():
             buffers[name].copy_(weights[name])
     for name, parameter in parameters.items():
-        found = weights[name].to(parameter)
+        trained = weights[name].to(parameter)
         if name not in psi:
-            if transfer.phi == "found":
-                parameter.copy_(found)
-        elif transfer.psi == "found":
-            parameter.copy_(found)
+            if transfer.phi == "search":
+                parameter.copy_(trained)
+        elif transfer.psi == "search":
+            parameter.copy_(trained)
         elif transfer.psi == "shifted":
-            parameter.copy_(found.sign() * (SHIFTED_BIAS if name.endswith("bias") else 1.0))
+            parameter.copy_(trained.sign() * (SHIFTED_BIAS if name.endswith("bias") else 1.0))
         elif transfer.psi == "signs":
-            parameter.copy_(parameter.abs() * found.sign())
+            parameter.copy_(parameter.abs() * trained.sign())

@@ -1,4 +1,4 @@
-"""`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once and kept."""
+"""`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +156,7 @@ class Comparison:
         return self.measure.analysis(search_round, model, self.fresh)
 
     def _once(self, name: str, origin: Origin, measure: Callable[[], Row]) -> Row:
-        """The row kept under `name`, which is measured if there is none. Raises: Busy if another process is at it."""
+        """The row in the file `name`, which is measured if there is none. Raises: Busy if another process is at it."""
         path = self.folder / "measurements" / f"{name}.json"
         return _checked(path, written_once(path, lambda: row_to_dict(measure()), self.accelerator), origin)
 
@@ -184,7 +184,7 @@ def _checked(path: Path, values: Mapping[str, Any], origin: Origin) -> Row:
     row = row_from_dict(values, path)
     if row.signed_mask != origin.signed_mask:
         raise CheckpointError(
-            f"{path} is of another search than the one given: its signed mask is {row.signed_mask}, not "
+            f"{path} is of another search: its signed mask is {row.signed_mask}, not "
             f"{origin.signed_mask}; take another output folder"
         )
     if row.protocol != origin.protocol:

@@ -153,7 +153,7 @@ def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figu
 
 def _legend(figure: Any) -> None:
     """Of all panels, right of them."""
-    found = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    lines = {name: line for line, name in found}
+    entries = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    lines = {name: line for line, name in entries}
     options = {"loc": "outside right center", "fontsize": "small", "frameon": False, "handlelength": 3.2}
     figure.legend(list(lines.values()), list(lines), **options)
