@@ -25,6 +25,7 @@ from aws_lottery.data.augment import ATTEMPTS, center_box, padded_crop, resized_
 from aws_lottery.data.cache import cached
 from aws_lottery.data.columns import image_column, label_column
 from aws_lottery.data.decode import Rows, as_rgb
+from aws_lottery.data.fingerprint import fingerprint
 
 CLASSES = ClassLabel(names=["dark", "light"])
 FEATURES = Features({"img": Image(), "label": CLASSES})
@@ -364,6 +365,46 @@ def test_a_broken_cache_is_made_again(tmp_path, caplog, fault):
     assert len(path.read_bytes()) == len(good)
     assert torch.equal(load_file(path)["images"], images)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "..", "a/../../outside", "x" * 300, "a\0b"])
+def test_a_data_set_s_name_never_leads_out_of_the_cache(tmp_path, name):
+    (tmp_path / "a" / "cache").mkdir(parents=True)
+    cached(tmp_path / "a" / "cache", name, {}, lambda: {"x": torch.ones(1)})
+    (file,) = (path for path in tmp_path.rglob("*") if path.suffix == ".safetensors")
+    assert file.parent == tmp_path / "a" / "cache"
+
+
+def test_half_files_of_killed_processes_are_removed(tmp_path):
+    cached(tmp_path, "data", {}, lambda: {"x": torch.ones(1)})
+    (file,) = tmp_path.glob("*.safetensors")
+    file.with_suffix(".12345.tmp").write_bytes(b"half")
+    cached(tmp_path, "data", {}, lambda: {"x": torch.ones(1)})
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_fingerprints_tell_labels_pixels_and_preparation_apart(decoded):
+    def of(parts, **options):
+        return fingerprint(load_data(parts, decoded=decoded, workers=0, **options).train)
+
+    first = of(pair())
+    assert first == of(pair())
+    relabelled = DatasetDict(pair())
+    relabelled["train"] = relabelled["train"].map(lambda row: {"label": 1 - row["label"]})
+    assert (
+        len({first, of(relabelled), of(DatasetDict(train=split(20, 50), test=split(9))), of(pair(), mean=(0,) * 3)})
+        == 4
+    )
+
+
+def test_empty_splits_and_shares_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="split 'train' has no rows"):
+        load_data(DatasetDict(train=split(20).select([]), test=split(9)))
+    with pytest.raises(ValueError, match="split 'test' has no rows"):
+        load_data(DatasetDict(train=split(20), test=split(9).select([])), test_split="test")
+    with pytest.raises(ValueError, match=r"test_share must be between 0 and 1, got 1\.5"):
+        load_data(split(20), test_share=1.5)
 
 
 def test_processes_that_want_the_same_file_take_turns(tmp_path):

@@ -1,6 +1,8 @@
 """Two gloo processes: one search, the same on every rank."""
 
 import json
+import os
+import signal
 from contextlib import suppress
 
 import pytest
@@ -18,8 +20,13 @@ from aws_lottery import (
     find_signed_mask,
     train,
 )
-from aws_lottery.data import Images
+from aws_lottery.data import ImageData, Images
+from aws_lottery.processes import together, warn_if_alone
+from aws_lottery.runs import checkpoint
+from aws_lottery.runs.checkpoint import CheckpointError
+from aws_lottery.runs.final_training import final_training
 from aws_lottery.runs.output_folder import Run
+from aws_lottery.runs.signals import Interrupted
 
 pytestmark = pytest.mark.multiprocess
 
@@ -119,3 +126,97 @@ def test_a_search_on_two_ranks_goes_on_to_the_same_mask(tmp_path):
 def losses(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["stage"], line["remaining"], line["loss"]) for line in lines]
+
+
+def _raised_on_one(accelerator):
+    with together(accelerator):
+        if not accelerator.is_main_process:
+            raise KeyError("only here")
+
+
+def _error_on_each_rank():
+    torch.set_num_threads(1)
+    with pytest.raises(KeyError, match="only here"):
+        _raised_on_one(_accelerator())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_an_error_on_one_rank_is_raised_on_all():
+    debug_launcher(_error_on_each_rank, num_processes=2)
+
+
+def _nan_on_one_rank(folder):
+    """One batch of 16, half of it on each rank, with a NaN in one image."""
+    torch.set_num_threads(1)
+    accelerator, images = _accelerator(), _data(16)
+    images.tensors[0][3] = torch.nan
+    data, config = ImageData(images, _data(16), 3, "made up"), TrainingConfig(epochs=1, batch_size=16)
+    options = {"accelerator": accelerator, "identity": {"seed": 0}, "seed": 0}
+    result = final_training(_network(), data, config, output_dir=folder, **options)
+    assert result["failed"].startswith("the loss is nan in epoch 1 of 1")
+    assert "after" not in result
+    accelerator.wait_for_everyone()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_a_loss_that_is_nan_on_one_rank_at_the_last_step_ends_the_training_on_all(tmp_path):
+    debug_launcher(_nan_on_one_rank, args=(str(tmp_path),), num_processes=2)
+
+
+def _full_disk_on_main(folder):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    torch.set_num_threads(1)
+    accelerator = _accelerator()
+    if accelerator.is_main_process:
+        checkpoint.replace_file = full  # in this process alone, which ends with the test
+        checkpoint.claim = lambda *arguments, **options: None
+    options = {"output_dir": folder, "accelerator": accelerator}
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        find_signed_mask(_network(), _data(), SignedMaskConfig(rounds=1), TrainingConfig(batch_size=16), **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_a_checkpoint_that_main_can_not_write_ends_the_search_on_all(tmp_path):
+    debug_launcher(_full_disk_on_main, args=(str(tmp_path),), num_processes=2)
+
+
+def _signal_on_one_rank(folder):
+    torch.set_num_threads(1)
+    accelerator, after_step = _accelerator(), Run.after_step
+
+    def counted(run, training):
+        if run.steps == 3 and not accelerator.is_main_process:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(run, training)
+
+    Run.after_step = counted
+    config, options = SignedMaskConfig(rounds=1, epochs_per_round=4), {"output_dir": folder, "accelerator": accelerator}
+    with pytest.raises(Interrupted) as error:
+        find_signed_mask(_network(), _data(), config, TrainingConfig(batch_size=16), **options)
+    assert error.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_a_signal_to_one_rank_ends_the_search_on_all_after_a_checkpoint(tmp_path):
+    debug_launcher(_signal_on_one_rank, args=(str(tmp_path),), num_processes=2)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["steps"] == 10
+
+
+def test_one_process_where_several_were_asked_for_is_said(monkeypatch, caplog):
+    for name in ("WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    warn_if_alone(accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # accelerate launch --cpu --num_processes 1
+    warn_if_alone(accelerator)
+    assert caplog.messages == []
+    monkeypatch.setenv("MASTER_PORT", "29500")  # accelerate launch --cpu --num_processes 2
+    warn_if_alone(accelerator)
+    assert "asked for several processes and has started one" in caplog.text

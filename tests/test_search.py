@@ -18,6 +18,7 @@ from torch import nn
 from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
 from aws_lottery.data import Images
 from aws_lottery.mask_file.sparse_weights import load_weights
+from aws_lottery.metrics import Accuracy
 from aws_lottery.runs import checkpoint
 from aws_lottery.runs.checkpoint import CheckpointError
 from aws_lottery.runs.metrics_log import write_metrics
@@ -288,6 +289,53 @@ def test_a_signal_after_the_last_step_ends_the_program_when_the_search_is_done(w
         search(tmp_path)
     assert error.value.code == 128 + signal.SIGTERM
     assert dict_of(SignedMask.from_pretrained(tmp_path / "round-03")) == dict_of(whole[0])
+
+
+def other_labels() -> Images:
+    pixels, labels = images().tensors
+    return Images(pixels, (labels + 1) % 3)
+
+
+def other_pixels() -> Images:
+    pixels, labels = images().tensors
+    return Images(pixels.clone().index_fill_(0, torch.tensor(5), 0.0), labels)
+
+
+@pytest.mark.parametrize("other", [other_labels, other_pixels])
+def test_other_data_of_the_same_length_is_refused(whole, monkeypatch, other):
+    data = other()
+    monkeypatch.setitem(globals(), "images", lambda: data)
+    with pytest.raises(CheckpointError, match=r"other settings:\n  data: '[0-9a-f]{16}' there, '[0-9a-f]{16}' now"):
+        search(whole[1])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "message"),
+    [
+        ((4, 3, 2, 2), [0, 1, 2, 3], "data: labels go from 0 to 3, the model has 3 outputs"),
+        ((4, 3, 2, 2), [0, 1, 2, -1], "data: labels go from -1 to 2, the model has 3 outputs"),
+        ((4, 3, 2, 2), [0.0, 1.0, 2.0, 0.5], r"data: labels are torch.float32 of shape \(4,\), expected int64"),
+        ((4, 3, 4, 4), [0, 1, 2, 0], r"data: the model can't take an image of shape \(3, 4, 4\): mat1 and mat2"),
+        ((0, 3, 2, 2), [], "data has no images"),
+    ],
+)
+def test_data_that_does_not_fit_the_model_is_refused_before_anything_is_written(tmp_path, pixels, labels, message):
+    data = Images(torch.zeros(pixels), torch.tensor(labels))
+    with pytest.raises(ValueError, match=message):
+        find_signed_mask(network(), data, CONFIG, TRAINING, output_dir=tmp_path, accelerator=Accelerator(cpu=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_can_not_be_written_is_told_with_its_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/run"):
+        search(tmp_path / "file" / "run")
+
+
+def test_accuracy_needs_no_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
+    assert Accuracy().compute(predictions=[1, 2], references=[1, 1]) == {"accuracy": 50.0}
 
 
 def test_a_loss_that_diverges_stops_before_anything_is_pruned_or_saved_over(tmp_path):

@@ -171,6 +171,14 @@ def test_unknown_optimizers_and_schedules_are_refused():
         TrainingConfig(schedule="linear")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "least"), [("batch_size", 0, 1), ("batch_size", 2.5, 1), ("epochs", -1, 0), ("epochs", "3", 0)]
+)
+def test_epochs_and_batch_sizes_out_of_range_are_refused(field, value, least):
+    with pytest.raises(ValueError, match=f"{field} must be a whole number, {least} or more, got {value!r}"):
+        TrainingConfig(**{field: value})
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_an_ema_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match=r"ema_decay must be in \[0, 1\) or None, got"):

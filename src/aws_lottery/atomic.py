@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, also after a crash, finds all old bytes or all new ones."""
+    """Write `data` to `path` so that a reader, also after a crash, finds all old bytes or all new ones.
+
+    Raises: OSError with the path.
+    """
     # not the tempfile module, whose files only their owner may read
     temporary = Path(path).with_name(f".{secrets.token_hex(8)}.tmp")
     try:
@@ -15,5 +18,7 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # that of a full disk names no file, others the temporary one
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """What the processes of one run have to agree on, so that none waits for another that has left."""
 
+import logging
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ import torch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 
 def any_process(mine: bool, accelerator: "Accelerator") -> bool:
@@ -28,14 +32,28 @@ def together(accelerator: "Accelerator") -> Iterator[None]:
     error = None
     try:
         yield
-    except Exception as raised:
-        error = raised
+    except Exception as mine:
+        error = mine
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
-        error = error or next((e for e in gather_object([_portable(error)]) if e is not None), None)
+        raised = [other for other in gather_object([_portable(error)]) if other is not None]
+        error = error or next(iter(raised), None)
     if error is not None:
         raise error
+
+
+def warn_if_alone(accelerator: "Accelerator") -> None:
+    """Say so where `accelerate launch --cpu --num_processes 2` has started a single process, as it does without a word.
+
+    It leaves an address to meet at (MASTER_PORT), and no number of processes (WORLD_SIZE).
+    """
+    launched = "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ
+    if launched and "WORLD_SIZE" not in os.environ and accelerator.num_processes == 1:
+        logger.warning(
+            "accelerate launch was asked for several processes and has started one: with --cpu it never starts more. "
+            "Several processes on CPUs: torchrun --nproc_per_node 2 RECIPE"
+        )
 
 
 def _portable(error: Exception | None) -> Exception | None:

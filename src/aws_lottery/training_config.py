@@ -26,7 +26,7 @@ class TrainingConfig:
         max_grad_norm: gradients are clipped to this global norm; None: not at all.
         ema_decay: in [0, 1): the training ends at the exponential moving average of its weights, from the first
             optimizer step on (docs/notes/averaged-weights.md); None: at the last weights.
-    Raises: ValueError for an unknown optimizer or schedule, or an ema_decay out of range.
+    Raises: ValueError for an unknown optimizer or schedule, or a number out of range.
     """
 
     epochs: int = 100
@@ -47,6 +47,10 @@ class TrainingConfig:
                 raise ValueError(
                     f"TrainingConfig: {name} must be one of {', '.join(rows)}, got {getattr(self, name)!r}"
                 )
+        for name, least in (("epochs", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"TrainingConfig: {name} must be a whole number, {least} or more, got {value!r}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"TrainingConfig: ema_decay must be in [0, 1) or None, got {self.ema_decay}")
 

@@ -13,6 +13,7 @@ from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
 from ..models import ARCHITECTURES
 from ..paper import Settings
+from ..processes import warn_if_alone
 from ..training_config import OPTIMIZERS, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = Map
         log_with=None if given.report_to == "none" else given.report_to,
         project_dir=given.output_dir,
     )
+    warn_if_alone(accelerator)
     if given.report_to != "none":
         accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(given), **settings})))
     return accelerator

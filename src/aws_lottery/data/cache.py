@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ def cached(folder: Path, name: str, key: Mapping[str, str], build: Callable[[], 
         key: all that the tensors depend on.
     """
     digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
-    path = folder / f"{name}-{digest[:16]}.safetensors"
+    path = folder / f"{_file_name(name)}-{digest[:16]}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(f"{path}.lock").acquire()
@@ -36,8 +37,15 @@ def cached(folder: Path, name: str, key: Mapping[str, str], build: Callable[[], 
         logger.warning("%s can't be written (%s): nothing is cached", folder, error)
         return build()
     with held:
+        for leftover in folder.glob(f"{path.stem}.*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
         tensors = _read(path, key) if path.exists() else None
         return _built(path, key, build) if tensors is None else tensors
+
+
+def _file_name(name: str) -> str:
+    """What a data set calls itself, as the start of a file's name: it never leads to another folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:80]
 
 
 def _read(path: Path, key: Mapping[str, str]) -> Tensors | None:

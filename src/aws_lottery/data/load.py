@@ -144,7 +144,7 @@ def _kept(rows: Rows, *, size: int, name: str, folder: Path, workers: int, skip_
         "skip_corrupt": str(skip_corrupt),
     }
     build = partial(decode_all, rows, size, workers=workers, skip_corrupt=skip_corrupt)
-    tensors = cached(folder, f"{name}-{rows.split}-{size}".replace(" ", "-"), key, build)
+    tensors = cached(folder, f"{name}-{rows.split}-{size}", key, build)
     histogram = tensors.pop("histogram")
     return partial(DecodedSplit, split=rows.split, **tensors), lambda: histogram
 

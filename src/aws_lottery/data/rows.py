@@ -50,6 +50,8 @@ def choose_rows(
     features = next(iter(parts.values())).features
     image, label = image_column(features, image), label_column(features, label)
     train, test = find_splits(parts, label, train=train_split, test=test_split)
+    if test_share is not None and not 0 < test_share < 1:
+        raise ValueError(f"load_data: test_share must be between 0 and 1, got {test_share}")
     if test_share is not None:
         chosen = _held_out(parts[train], label, test_share)
     elif test is not None:
@@ -75,8 +77,11 @@ def _held_out(part: "Dataset", label: str, share: float) -> "dict[str, Dataset]"
 def count_classes(train: Rows, test: Rows) -> int:
     """Classes by the label column's type, else one more than the largest label.
 
-    Raises: ValueError for rows without a label, and for labels out of range.
+    Raises: ValueError for a split without rows, for rows without a label, and for labels out of range.
     """
+    for rows in (train, test):
+        if not len(rows):
+            raise ValueError(f"load_data: split '{rows.split}' has no rows")
     labels = {rows.split: rows.labels() for rows in (train, test)}
     largest = max(int(values.max()) for values in labels.values())
     classes = getattr(train.dataset.features[train.label], "num_classes", None) or largest + 1

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..atomic import replace_file
 from ..data import ImageData
+from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import unwrap
 from ..processes import together
@@ -18,6 +19,7 @@ from ..strict_json import to_json
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
+from .preflight import check_fit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,10 +50,14 @@ def final_training(
         recalibrated: measure with BatchNorm re-estimated on the training data.
     Returns: `identity`, `training` (the hyper-parameters), `data_seed`, and `before` and `after`, top-1 accuracies in
         percent.
-    Raises: CheckpointError if output_dir holds another training; Interrupted; Busy.
+    Raises: CheckpointError if output_dir holds another training; ValueError if the model does not fit the data;
+        Interrupted; Busy.
     """
     model = unwrap(model).to(accelerator.device)
     identity = {**identity, "dataset": data.name, "training": asdict(config), "data_seed": seed}
+
+    for what, images in (("data.train", data.train), ("data.test", data.test)):
+        check_fit(model, images, accelerator, what=what)
 
     def accuracy() -> float:
         return accuracy_of(
@@ -65,7 +71,8 @@ def final_training(
 
     measured: dict[str, Any] = {}
     steps = config.epochs * steps_an_epoch(data.train, config, accelerator)
-    run = Run(output_dir, identity, model, accelerator, total_steps=steps, more_state=lambda: measured)
+    settings = {**identity, "data": fingerprint(data.train), "test_data": fingerprint(data.test)}
+    run = Run(output_dir, settings, model, accelerator, total_steps=steps, more_state=lambda: measured)
     path = run.folder / RESULT_FILE
     with run:
         if path.exists():

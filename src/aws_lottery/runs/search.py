@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config import PROTOCOLS, SignedMaskConfig
 from ..data import Images, ImageSplit
+from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
@@ -20,6 +21,7 @@ from ..processes import together
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
+from .preflight import check_fit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,11 +70,15 @@ def find_signed_mask(
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
         told: of the search, for the cards of its masks: fields of `Provenance` that a machine can't know.
     Returns: the signed mask of the last round.
-    Raises: CheckpointError if output_dir holds a run with other settings, or the disk is full; FloatingPointError if
-        the loss is NaN or infinite, before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT;
-        Busy if a search is under way in output_dir.
+    Raises: CheckpointError if output_dir holds a run with other settings or other data, a checkpoint is damaged, or the
+        disk is full; ValueError if the model does not fit the data; FloatingPointError if the loss is NaN or infinite,
+        before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT; Busy if a search is under way in
+        output_dir. Each on all processes.
     """
     model.to(accelerator.device)
+    for what, images in (("data", data), ("test_data", test_data)):
+        if images is not None:
+            check_fit(model, images, accelerator, what=what)
     pruner = pruner_for(model, config)
     used = {name: value for name, value in asdict(training).items() if name not in OF_FINAL_TRAINING}
     run = Run(
@@ -82,6 +88,8 @@ def find_signed_mask(
             "training": used,
             "seed": seed,
             "images": len(data),
+            "data": fingerprint(data),
+            "test_data": None if test_data is None else fingerprint(test_data),
         },
         pruner.model,
         accelerator,
