@@ -166,6 +166,15 @@ def test_a_condition_whose_trainings_all_failed_is_not_drawn():
     assert in_legend(figure) == ["dense", "LRR solution"]
 
 
+def test_a_condition_whose_second_training_alone_succeeded_is_not_drawn():
+    (row,) = accuracies("lrr", "signs", 10, [50.0])
+    rows = [{**row, "after": None, "failed": "the loss is nan"}, {**row, "data_seed": 1001}]
+    assert in_legend(figures([*CURVES, *rows])["accuracy"]) == ["dense", "LRR solution"]
+    one_round = [*DENSE_ROWS, *accuracies("lrr", "solution", 10, [70.0]), *rows]
+    (axes,) = figures(one_round)["accuracy"].axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["dense", "LRR solution"]
+
+
 def test_every_condition_has_a_look_of_its_own_in_black_and_white():
     assert len({str(line_of(method)) for method in (None, *METHODS)}) == 1 + len(METHODS)
     assert len({marker_of(transfer) for transfer in TRANSFERS}) == len(TRANSFERS)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal
 
+LineStyle = str | tuple[int, tuple[int, ...]]
 PRUNABLE_KINDS = ("conv", "linear", "embedding")
 
 
@@ -17,7 +18,8 @@ class Method:
     rewind_to: Literal["init", "warmup"] | None  # where parameters go back to after a prune; None: they stay
     interpolate_norm: bool = False  # forward with (psi, psi_init)_alpha in training (Eq. 2)
     scores: bool = False  # weights stay at init, and scores that choose among them are trained (GemMiner)
-    line: Any = field(default=None, compare=False)  # its lines in figures, as matplotlib names them; None: automatic
+    # how its lines look in figures, as matplotlib has it: a name, or an offset and dashes; None: by its place
+    line: LineStyle | None = field(default=None, compare=False)
 
 
 METHODS: dict[str, Method] = {

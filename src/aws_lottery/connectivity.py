@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ def _interpolate_(places: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapp
         place.copy_(other.lerp(theta, alpha) if moves and not torch.equal(theta, other) else theta)
 
 
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
     """What can be interpolated of a state_dict, by the names that it has when no part of the model is compiled."""
     return {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
 

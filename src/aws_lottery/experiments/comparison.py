@@ -13,6 +13,7 @@ from torch import nn
 from ..config import PROTOCOLS
 from ..data import ImageData
 from ..mask_file.sparse_weights import load_weights, solution_weights
+from ..processes import any_process
 from ..runs.checkpoint import CheckpointError, claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
 from ..runs.lock import do_all, written_once
@@ -115,7 +116,7 @@ class Comparison:
         """The row of a final training, which is done if it has not been."""
         folder = self.folder / "trainings" / job.name
         origin = self._origin(job)
-        if not (folder / RESULT_FILE).exists():
+        if not any_process((folder / RESULT_FILE).exists(), self.accelerator):  # another run may be done with it now
             protocol = PROTOCOLS[self.protocol]
             self.accelerator.print(job.name)
             final_training(

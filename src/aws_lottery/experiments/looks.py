@@ -5,7 +5,7 @@ The rows of METHODS and TRANSFERS say how they look; a row that says nothing get
 
 from typing import Any
 
-from ..config import METHODS
+from ..config import METHODS, LineStyle
 from ..transfers import TRANSFERS
 
 Condition = tuple[str | None, str]  # method, transfer
@@ -27,7 +27,7 @@ def look(condition: Condition) -> dict[str, Any]:
     return {"linestyle": line_of(method), "marker": marker_of(transfer), "color": color, "markersize": 5}
 
 
-def line_of(method: str | None) -> Any:
+def line_of(method: str | None) -> LineStyle:
     """The line of a method: its row's, or dashes whose number grows with its place in METHODS."""
     if method is None:
         return DENSE_LINE

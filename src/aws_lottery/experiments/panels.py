@@ -1,7 +1,7 @@
 """The panels of figures: accuracies, errors on lines, and what a search does; drawn with matplotlib."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..summaries import mean_std
@@ -17,7 +17,7 @@ LINES = {  # kind -> title of its panel, its x axis
     "stability": ("stability against SGD noise", "alpha, from A(θ, u') at 0 to A(θ, u) at 1"),
     "lmc": ("path to the solution", "alpha, from the solution at 0 to A(θ, u) at 1"),
 }
-ANALYSES = {  # y axis -> figure of an Analysis; None: there is none
+ANALYSES: dict[str, Callable[[Analysis], float]] = {  # y axis -> figure of an Analysis; NaN: there is none
     "sign flips since the round before, %": lambda row: _percent(row.sign_flips),
     "normalization scales below 0, %": lambda row: _percent(row.negative_gammas),
     "test accuracy when pruned, %": lambda row: row.accuracy,
@@ -37,8 +37,13 @@ def accuracy_figure(rows: Sequence[Row], conditions: Sequence[Condition]) -> "Fi
         if values and (start.method, start.transfer) in curves:
             curves[start.method, start.transfer][group[0].remaining] = values
             rounds.add(start.round)
+    curves = {condition: points for condition, points in curves.items() if points}  # less those that failed first
     figure, ((axes,),) = _panels(f"{title(rows)}{SPREAD}", 1, 1)
-    (_against_remaining if len(rounds - {None}) > 1 else _below_one_another)(axes, curves)
+    if len(rounds - {None}) > 1:
+        _against_remaining(axes, curves)
+        _legend(figure)
+    else:
+        _below_one_another(axes, curves)
     return figure
 
 
@@ -56,7 +61,6 @@ def _against_remaining(axes: "Axes", curves: Mapping[Condition, Mapping[float, V
     axes.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
     axes.set_xlim(shares[0] * 1.1, shares[-1] / 1.1)
     axes.set(xlabel="remaining, share of the prunable weights", ylabel="test accuracy after training, %")
-    _legend(axes.figure)
 
 
 def _below_one_another(axes: "Axes", curves: Mapping[Condition, Mapping[float, Values]]) -> None:
@@ -151,7 +155,7 @@ def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figu
     return figure, [list(line) for line in panels]
 
 
-def _legend(figure: Any) -> None:
+def _legend(figure: "Figure") -> None:
     """Of all panels, right of them."""
     entries = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     lines = {name: line for line, name in entries}
