@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
+from accelerate.state import AcceleratorState
 from filelock import FileLock
 from torch import nn
 
@@ -204,6 +205,28 @@ def test_under_released_code_a_solution_starts_at_the_accuracy_that_its_search_r
     assert start[1].num_batches_tracked == 3 * (32 // 8)  # of a warm-up and two rounds: what the search left
     recalibrate(start, batches(data.train, 8, seed=0))
     assert start[1].num_batches_tracked == 32 // 8
+
+
+def _on_each_rank(searches, data, folder):
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    assert accelerator.num_processes == 2
+    options = {"rounds": (2,), "seeds": (1,), "transfers": ("dense", "solution", "signs"), "barrier_rounds": (2,)}
+    rows = Comparison(searches, fresh, data, TRAINING, output_dir=folder, accelerator=accelerator, **options).run()
+    assert read_results(folder / "results.jsonl") == rows  # the same on both
+    accelerator.end_training()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.filterwarnings("ignore")  # torch.distributed's own
+def test_two_processes_do_each_job_together_and_write_each_row_once(searches, data, tmp_path):
+    debug_launcher(_on_each_rank, args=(searches[:1], data, tmp_path), num_processes=2)
+    rows = read_results(tmp_path / "results.jsonl")
+    assert kinds(rows, "accuracy", None, "dense") == [(1, 1)]
+    assert kinds(rows, "accuracy", "aws", "signs") == [(1, 1), (1, 1001)]
+    assert kinds(rows, "lmc", "aws", "signs") == [1]
+    assert [row.round for row in rows if row.kind == "analysis"] == [1, 2]
 
 
 def test_what_can_not_be_compared_is_named(searches, data, tmp_path):
