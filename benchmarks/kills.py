@@ -1,70 +1,244 @@
-"""Kills a search at random moments and resumes it: does it end with the same signs, bit for bit?
+"""Kills runs and fills their disk at random moments, resumes them, and compares: is anything lost, or silently other?
 
     python benchmarks/kills.py --kills 50
 
-A search of the digits' perceptron on one CPU core, with a checkpoint after every step. Each trial is killed by
-SIGKILL at a random moment of its run time, until it has ended by itself; its mask is then compared with that of a run
-left alone.
+Searches of a small perceptron on the digits, with a checkpoint as often as can be, and a comparison of final trainings
+from them. Each trial is interrupted and started again until it has ended by itself; what it leaves is then compared,
+number for number, with what a run leaves that nothing happened to. Prints a table; exit status 1 if anything was lost.
+
+- any moment: SIGKILL after a random share of the run's time.
+- while saving: SIGKILL at a random one of the run's calls that flush a file to the disk or rename it.
+- one of two processes: SIGKILL of one; the other has to end by itself within a minute.
+- a full disk: no file may grow beyond a random size (RLIMIT_FSIZE); the run has to end with an error that names a path.
 """
 
 import argparse
+import json
 import multiprocessing
+import os
 import random
+import resource
+import signal
+import socket
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration
+from torch import nn
 
 from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
-from aws_lottery.data import Images, digit_images
+from aws_lottery.data import ImageData, digit_images
+from aws_lottery.experiments.comparison import Comparison
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
-from aws_digits import fresh_network
+CONFIG = SignedMaskConfig(rounds=2, warmup_epochs=1, epochs_per_round=1)
+TRAINING = TrainingConfig(batch_size=128, epochs=1)
+FORK = multiprocessing.get_context("fork")
+ENDS_WITHIN = 60.0  # seconds, of any process; each takes a few
+UNCAUGHT = 1  # exit code of a process that an exception ended
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+Prepare = Callable[[], None]
 
-CONFIG = SignedMaskConfig(rounds=3, warmup_epochs=1, epochs_per_round=1)
+
+def nothing() -> None:
+    pass
 
 
-def search(folder: Path, data: Images) -> None:
+def fresh(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    hidden = [nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), *hidden, nn.Linear(32, 10))
+
+
+def accelerator() -> Accelerator:
     torch.set_num_threads(1)
-    accelerator, training = Accelerator(cpu=True), TrainingConfig(batch_size=64)
-    model = fresh_network(seed=0)
-    find_signed_mask(model, data, CONFIG, training, output_dir=folder, accelerator=accelerator, checkpoint_seconds=0.0)
+    return Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
 
 
-def run(folder: Path, data: Images, seconds: float | None) -> int:
-    """Exit code of a search in a process of its own, killed after some seconds if it still runs."""
-    process = multiprocessing.get_context("fork").Process(target=search, args=(folder, data))
-    process.start()
-    process.join(seconds)
-    process.kill()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+def search(data: ImageData, folder: Path) -> None:
+    options = {"output_dir": folder, "accelerator": accelerator(), "test_data": data.test, "checkpoint_seconds": 0.0}
+    find_signed_mask(fresh(0), data.train, CONFIG, TRAINING, **options)
+
+
+def compare(data: ImageData, searched: Path, folder: Path) -> None:
+    options: dict[str, Any] = {"rounds": (2,), "transfers": ("signs", "mask", "solution"), "seeds": (1,)}
+    Comparison([searched], fresh, data, TRAINING, output_dir=folder, accelerator=accelerator(), **options).run()
+
+
+def left_by_search(folder: Path) -> Any:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    masks = [SignedMask.from_pretrained(folder / f"round-{index:02}") for index in (1, 2)]
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines], [
+        {name: mask[name].tolist() for name in mask} for mask in masks
+    ]
+
+
+def left_by_comparison(folder: Path) -> Any:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+@dataclass
+class Trial:
+    """A way to run something in processes of its own, and what is done to them.
+
+    Args:
+        run: writes to a folder.
+        left: what that folder holds in the end, as plain data without times.
+        processes: of one run.
+    """
+
+    run: Callable[[Path], None]
+    left: Callable[[Path], Any]
+    processes: int = 1
+
+    def start(self, folder: Path, prepare: Prepare = nothing) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        started = [FORK.Process(target=self._in_process, args=(folder, rank, port, prepare)) for rank in self.ranks]
+        for process in started:
+            process.start()
+        return started
+
+    @property
+    def ranks(self) -> range:
+        return range(self.processes)
+
+    def _in_process(self, folder: Path, rank: int, port: int, prepare: Prepare) -> None:
+        if self.processes > 1:
+            names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
+            values = (rank, rank, self.processes, "127.0.0.1", port, "yes")
+            os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        try:
+            prepare()
+            self.run(folder)
+        except Exception as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, UNLIMITED)
+            Path(f"{folder}.log").write_text("".join(traceback.format_exception(error)))
+            os._exit(UNCAUGHT)
+
+
+def wait_for(processes: list[Any]) -> None:
+    for process in processes:
+        process.join(ENDS_WITHIN)
+        if process.is_alive():
+            process.kill()
+            raise RuntimeError(f"a process has not ended after {ENDS_WITHIN} seconds")
+
+
+def to_the_end(trial: Trial, folder: Path) -> bool:
+    started = trial.start(folder)
+    wait_for(started)
+    return all(process.exitcode == 0 for process in started)
+
+
+def at_any_moment(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
+    """Whether the run was killed before it had ended."""
+    started = trial.start(folder)
+    victim = started[draw.randrange(len(started))]
+    victim.join(draw.uniform(0, whole))
+    victim.kill()
+    wait_for(started)
+    return any(process.exitcode for process in started)
+
+
+def while_saving(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
+    left = draw.randrange(60)
+
+    def prepare() -> None:
+        def counted(call: Callable) -> Callable:
+            def wrapped(*arguments: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments, **options)
+
+            return wrapped
+
+        for name in ("fsync", "replace", "rename"):
+            setattr(os, name, counted(getattr(os, name)))
+
+    (process,) = trial.start(folder, prepare)
+    wait_for([process])
+    return bool(process.exitcode)
+
+
+def with_a_full_disk(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
+    size = int(2 ** draw.uniform(6, 17))
+    (process,) = trial.start(folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, UNLIMITED[1])))
+    wait_for([process])
+    if process.exitcode not in (0, UNCAUGHT):
+        raise RuntimeError(f"a full disk ended the run with exit code {process.exitcode}")
+    if process.exitcode and str(folder) not in Path(f"{folder}.log").read_text().splitlines()[-1]:
+        raise RuntimeError(f"the error names no path: see {folder}.log")
+    return bool(process.exitcode)
+
+
+def row(name: str, trial: Trial, interrupt: Callable[..., bool], kills: int, root: Path, draw: random.Random) -> dict:
+    """Trials until there were so many interruptions."""
+    start = time.monotonic()
+    assert to_the_end(trial, root / name), f"left alone it fails: {(root / f'{name}.log').read_text()[-2000:]}"
+    whole, expected = time.monotonic() - start, trial.left(root / name)
+    done, trials, faults = 0, 0, []
+    while done < kills:
+        folder = root / f"{name}-{trials}"
+        trials += 1
+        try:
+            for _ in range(draw.randint(1, 3)):
+                done += interrupt(trial, folder, whole, draw)
+            if not to_the_end(trial, folder):
+                faults.append(f"{folder.name}: does not go on: {Path(f'{folder}.log').read_text()[-500:]}")
+            elif trial.left(folder) != expected:
+                faults.append(f"{folder.name}: ended otherwise")
+        except RuntimeError as error:
+            faults.append(f"{folder.name}: {error}")
+    return {"what": name, "interruptions": done, "runs": trials, "seconds a run": f"{whole:.1f}", "faults": faults}
+
+
+def measure(kills: int, seed: int, only: Sequence[str] = ()) -> list[dict]:
+    """The rows of the table."""
+    torch.set_num_threads(1)
+    draw, data = random.Random(seed), ImageData(digit_images("train"), digit_images("test"), 10, "digits")  # type: ignore
+    alone, two = Trial(partial(search, data), left_by_search), Trial(partial(search, data), left_by_search, processes=2)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        assert to_the_end(alone, root / "searched")
+        compared = Trial(partial(compare, data, root / "searched"), left_by_comparison)
+        plan = {
+            "search, any moment": (alone, at_any_moment),
+            "search, while saving": (alone, while_saving),
+            "search, full disk": (alone, with_a_full_disk),
+            "search, one of two processes": (two, at_any_moment),
+            "comparison, any moment": (compared, at_any_moment),
+            "comparison, while saving": (compared, while_saving),
+        }
+        return [row(name, *plan[name], kills, root, draw) for name in only or plan]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=50, help="interruptions in each row of the table, at least")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=(), help="rows of the table")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    draw, data, last = random.Random(options.seed), digit_images("train"), f"round-{CONFIG.rounds:02}"
-    with tempfile.TemporaryDirectory() as root:
-        start = time.monotonic()
-        assert run(Path(root, "whole"), data, None) == 0
-        whole, expected = time.monotonic() - start, SignedMask.from_pretrained(Path(root, "whole", last))
-        kills = trials = 0
-        while kills < options.kills:
-            folder = Path(root, f"trial-{trials}")
-            while code := run(folder, data, draw.uniform(0, whole)):
-                assert code == -9, f"the search failed by itself: exit code {code}"
-                kills += 1
-            assert SignedMask.from_pretrained(folder / last) == expected, f"trial {trials} ended with other signs"
-            trials += 1
-    print(f"{kills} kills in {trials} searches of {whole:.1f} s: all ended with the same mask")
+    rows = measure(options.kills, options.seed, options.only)
+    print("| what | interruptions | runs | seconds of a run left alone | lost or other |\n|---|---|---|---|---|")
+    for line in rows:
+        cells = (line["what"], line["interruptions"], line["runs"], line["seconds a run"], len(line["faults"]))
+        print(f"| {' | '.join(map(str, cells))} |")
+    faults = [fault for line in rows for fault in line["faults"]]
+    sys.exit("\n".join(faults) or 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,19 @@
+"""A run's folder: the short form of benchmarks/kills.py, kills and full disks included."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from kills import measure
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the processes that it starts
+@pytest.mark.parametrize("what", ["search, while saving", "search, full disk", "search, one of two processes"])
+def test_a_search_that_is_interrupted_ends_as_one_that_is_left_alone(what):
+    (row,) = measure(kills=1, seed=0, only=[what])
+    assert row["interruptions"] >= 1
+    assert row["faults"] == []
