@@ -65,7 +65,10 @@ class NaiveAlgorithm1:
             )
             if kept
         )
-        for _, name, index in alive[: int(self.config.prune_rate * len(alive) + 1e-9)]:
+        drop = int(self.config.prune_rate * len(alive) + 1e-9)
+        if PROTOCOLS[self.config.protocol].truncate_survivors:
+            drop = len(alive) - int((1 - self.config.prune_rate) * len(alive))
+        for _, name, index in alive[:drop]:
             self.masks[name].view(-1)[index] = 0
 
     def _copy(self) -> dict[str, Tensor]:

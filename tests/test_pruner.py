@@ -128,8 +128,8 @@ def test_rounds_yields_the_warm_up_and_then_the_rounds(convnet):
 
 def test_released_code_trains_the_last_round_under_its_final_mask(convnet):
     pruner = AWSPruner(convnet, search_config(protocol="released-code"))
-    assert [round(s.remaining * 792) for s in pruner.rounds()] == [792, 555, 389, 273]
-    assert round(pruner.remaining * 792) == 273
+    assert [round(s.remaining * 792) for s in pruner.rounds()] == [792, 554, 387, 270]  # int(0.7 * 792) and so on
+    assert round(pruner.remaining * 792) == 270
 
 
 def test_the_model_keeps_its_trained_sparse_weights_and_the_mask_their_signs(convnet, images):
@@ -325,6 +325,34 @@ def test_weights_that_were_replaced_are_noticed(convnet):
     convnet[3].weight = nn.Parameter(convnet[3].weight.detach().clone())
     with pytest.raises(RuntimeError, match=r"other tensors than at the start, '3\.weight' first"):
         next(stages)
+
+
+def test_weights_replaced_in_the_last_round_are_noticed_where_no_prune_follows(convnet):
+    done = []
+    stages = AWSPruner(convnet, search_config(rounds=1, protocol="released-code")).rounds(lambda *it: done.append(it))
+    next(stages), next(stages)
+    convnet[3].weight = nn.Parameter(convnet[3].weight.detach().clone())
+    with pytest.raises(RuntimeError, match=r"other tensors than at the start, '3\.weight' first"):
+        next(stages)
+    assert not done
+
+
+def test_a_search_does_not_go_on_once_detached(make_convnet):
+    before, during = (AWSPruner(make_convnet(), search_config()) for _ in range(2))
+    before.detach()
+    with pytest.raises(RuntimeError, match="this pruner was detached"):
+        next(before.rounds())
+    stages = during.rounds()
+    next(stages)
+    during.detach()
+    with pytest.raises(RuntimeError, match="this pruner was detached"):
+        next(stages)
+
+
+@pytest.mark.parametrize(("method", "warnings"), [("aws", 1), ("lrr", 0)])
+def test_aws_without_normalization_warns_that_it_is_lrr(caplog, method, warnings):
+    AWSPruner(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), search_config(method=method))
+    assert caplog.text.count("method 'aws' does what 'lrr' does") == warnings
 
 
 def test_frozen_weights_are_pruned_too(convnet, images):

@@ -158,3 +158,14 @@ def test_prune_is_exact_across_chunks(monkeypatch):
 def test_transferring_the_signs_of_a_network_to_itself_changes_nothing(values):
     theta = {"w": tensor(values)}
     assert torch.equal(transfer(theta, sign0(theta))["w"], theta["w"])
+
+
+# by hand: int(0.8 * 101) = 80, int(0.8 * 80) = 64, int(0.8 * 64) = 51, int(0.8 * 51) = 40;
+# 101 - int(20.2) = 81, 81 - int(16.2) = 65, 65 - int(13.0) = 52, 52 - int(10.4) = 42
+@pytest.mark.parametrize(("truncate", "survivors"), [(True, [80, 64, 51, 40]), (False, [81, 65, 52, 42])])
+def test_survivors_are_counted_as_in_the_released_code_or_by_what_goes(truncate, survivors):
+    theta, mask, counts = {"w": torch.rand(101)}, {"w": torch.ones(101)}, []
+    for _ in survivors:
+        mask = prune(theta, mask, 0.2, truncate_survivors=truncate)
+        counts.append(int(mask["w"].sum()))
+    assert counts == survivors

@@ -40,14 +40,25 @@ class Protocol:
     unit_psi_init: bool  # psi_init is scale 1 and bias 0, whatever the model's normalization starts at
     recalibrate: bool  # BatchNorm statistics are re-estimated before an accuracy is told
     seeded_init: bool  # two trainings that are to differ in SGD noise alone start at the same init
+    truncate_survivors: bool  # of n survivors int((1 - rate) n) stay, instead of floor(rate n) going
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "paper": Protocol(
-        prune_first=False, interpolate_warmup=False, unit_psi_init=False, recalibrate=True, seeded_init=True
+        prune_first=False,
+        interpolate_warmup=False,
+        unit_psi_init=False,
+        recalibrate=True,
+        seeded_init=True,
+        truncate_survivors=False,
     ),
     "released-code": Protocol(
-        prune_first=True, interpolate_warmup=True, unit_psi_init=True, recalibrate=False, seeded_init=False
+        prune_first=True,
+        interpolate_warmup=True,
+        unit_psi_init=True,
+        recalibrate=False,
+        seeded_init=False,
+        truncate_survivors=True,
     ),
 }
 

@@ -69,6 +69,13 @@ class AWSPruner:
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
         self._alpha = norm_interpolation.Alpha(enabled=False)
         if self._method.interpolate_norm:
+            if not self.partition.norms:
+                logger.warning(
+                    "%s has no normalization layer with parameters, so nothing is interpolated: method '%s' does what "
+                    "'lrr' does, and the paper promises nothing of the signs on another initialization",
+                    self.config.architecture,
+                    self.config.method,
+                )
             modules = modules_of(self.model)
             norms = [modules[name] for name in self.partition.norms]
             unit = self._protocol.unit_psi_init
@@ -98,40 +105,42 @@ class AWSPruner:
 
         Args:
             on_mask: called with the index and the signed mask s_t of each round that is done, before any rewind.
+        Raises: RuntimeError if it ran before, after `detach`, or if a weight was replaced since the start.
         """
         if self._running:
             raise RuntimeError("rounds() runs once for each pruner; detach this one and make a new one to search again")
         self._running = True
-        rounds = self.config.rounds
-        assert rounds is not None  # resolved by the configuration
-        for index in range(self._stage, rounds + 1):
+        prune_first, last = self._protocol.prune_first, self.config.rounds or 0
+        for t in range(self._stage, last + 1):  # Algorithm 1, line 1; t = 0 is the warm-up, which comes before it
             if not self._resumed:
-                self._begin(index)
-            self._stage, self._resumed = index, False
-            self._alpha.enabled = self._method.interpolate_norm and (index > 0 or self._protocol.interpolate_warmup)
-            epochs = self.config.epochs_per_round if index else self.config.warmup_epochs
-            yield Stage(index, rounds, epochs, self.remaining)
-            self._end(index, on_mask)
-        self._stage = rounds + 1
+                if t == 0:
+                    self._mark("init")
+                elif prune_first:
+                    self._prune()
+                    self._rewind()
+            yield self._stage_to_train(t)  # lines 2-7, with the schedule of the learning rate rewound (line 9)
+            if t == 0:
+                self._mark("warmup")
+                continue
+            if prune_first:
+                self._hold.update(self.masks)  # refuses weights that were replaced during this round
+            else:
+                self._prune()  # line 8
+            if on_mask is not None:
+                on_mask(t, self.signed_mask())  # line 11, for each t
+            if not prune_first and t < last:
+                self._rewind()
+        self._stage = last + 1
         self._alpha.enabled = False
 
-    def _begin(self, index: int) -> None:
-        if index == 0:
-            self._mark("init")
-        elif self._protocol.prune_first:
-            self._prune()
-            self._rewind()
-
-    def _end(self, index: int, on_mask: Callable[[int, SignedMask], object] | None) -> None:
-        if index == 0:
-            self._mark("warmup")
-            return
-        if not self._protocol.prune_first:
-            self._prune()
-        if on_mask is not None:
-            on_mask(index, self.signed_mask())
-        if not self._protocol.prune_first and index < (self.config.rounds or 0):
-            self._rewind()
+    def _stage_to_train(self, t: int) -> Stage:
+        """Raises: RuntimeError if the pruner no longer holds the model."""
+        if held_by(self.model) is not self._hold:
+            raise RuntimeError("this pruner was detached, so masks would not hold; make a new one to search again")
+        self._stage, self._resumed = t, False
+        self._alpha.enabled = self._method.interpolate_norm and (t > 0 or self._protocol.interpolate_warmup)
+        epochs = self.config.epochs_per_round if t else self.config.warmup_epochs
+        return Stage(t, self.config.rounds or 0, epochs, self.remaining)
 
     def signed_mask(self) -> SignedMask:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""
@@ -195,7 +204,8 @@ class AWSPruner:
 
     def _prune(self) -> None:
         """Algorithm 1, line 8."""
-        self._hold.update(signs.prune(self._hold.weights, self._hold.masks, self.config.prune_rate))
+        rate, truncate = self.config.prune_rate, self._protocol.truncate_survivors
+        self._hold.update(signs.prune(self._hold.weights, self._hold.masks, rate, truncate_survivors=truncate))
 
     def _mark(self, point: str) -> None:
         if self._method.rewind_to == point:

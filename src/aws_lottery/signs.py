@@ -6,6 +6,7 @@ s = sign0(theta * m), the signed mask; alpha, the interpolation factor of Eq. 2.
 Nothing here changes its arguments.
 """
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -71,10 +72,10 @@ def remaining(mask: Tensors) -> float:
     return _count(mask) / total
 
 
-def prune(theta: Tensors, mask: Tensors, rate: float) -> dict[str, Tensor]:
+def prune(theta: Tensors, mask: Tensors, rate: float, *, truncate_survivors: bool = False) -> dict[str, Tensor]:
     """Drop the smallest-magnitude survivors, globally (Algorithm 1, line 8).
 
-    Exactly floor(rate * survivors) go, `rate` taken as the decimal that it prints as. Equal magnitudes go in
+    floor(rate * survivors) go, `rate` taken as the decimal that it prints as. Equal magnitudes go in
     the order of (name, row-major index), so that neither device nor order of the mapping matters. Exact for
     all floating dtypes. Works tensor by tensor: the extra memory is the new mask, and at most a copy of a
     tensor that is not contiguous.
@@ -83,7 +84,9 @@ def prune(theta: Tensors, mask: Tensors, rate: float) -> dict[str, Tensor]:
         theta: name -> weight, any shape and floating dtype; may have more names than `mask`.
         mask: name -> bool or uint8, shaped like theta[name]; its keys are what may be pruned.
         rate: share of *survivors* to drop, in [0, 1).
-    Returns: a new mask of the same dtypes, nested in `mask`, with exactly floor(rate * survivors) fewer ones.
+        truncate_survivors: int((1 - rate) * survivors) stay, as in the authors' released code, instead of
+            floor(rate * survivors) going; that is one fewer unless rate * survivors is whole.
+    Returns: a new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones.
     Raises: ValueError if the rate is out of range, if names or shapes do not match, or if a weight is NaN or
         infinite.
     """
@@ -93,7 +96,8 @@ def prune(theta: Tensors, mask: Tensors, rate: float) -> dict[str, Tensor]:
     weights = {name: theta[name].detach() for name in sorted(mask)}
     check_finite(weights)
     survivors = _count(mask)
-    drop = int(Fraction(str(rate)) * survivors)
+    share = Fraction(str(rate)) * survivors
+    drop = math.ceil(share) if truncate_survivors else math.floor(share)
     if not drop:
         return {name: m.clone() for name, m in mask.items()}
     wide = any(w.dtype == torch.float64 for w in weights.values())
