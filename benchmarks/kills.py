@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,8 +206,8 @@ def row(name: str, trial: Trial, interrupt: Callable[..., bool], kills: int, roo
     return {"what": name, "interruptions": done, "runs": trials, "seconds a run": f"{whole:.1f}", "faults": faults}
 
 
-def measure(kills: int, seed: int, only: Sequence[str] = ()) -> list[dict]:
-    """The rows of the table."""
+def measure(kills: int, seed: int, only: Sequence[str] = ()) -> Iterator[dict]:
+    """The rows of the table, each when it is measured."""
     torch.set_num_threads(1)
     draw, data = random.Random(seed), ImageData(digit_images("train"), digit_images("test"), 10, "digits")  # type: ignore
     alone, two = Trial(partial(search, data), left_by_search), Trial(partial(search, data), left_by_search, processes=2)
@@ -223,7 +223,8 @@ def measure(kills: int, seed: int, only: Sequence[str] = ()) -> list[dict]:
             "comparison, any moment": (compared, at_any_moment),
             "comparison, while saving": (compared, while_saving),
         }
-        return [row(name, *plan[name], kills, root, draw) for name in only or plan]
+        for name in only or plan:
+            yield row(name, *plan[name], kills, root, draw)
 
 
 def main() -> None:
@@ -232,12 +233,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=(), help="rows of the table")
     options = parser.parse_args()
-    rows = measure(options.kills, options.seed, options.only)
     print("| what | interruptions | runs | seconds of a run left alone | lost or other |\n|---|---|---|---|---|")
-    for line in rows:
+    faults = []
+    for line in measure(options.kills, options.seed, options.only):
         cells = (line["what"], line["interruptions"], line["runs"], line["seconds a run"], len(line["faults"]))
-        print(f"| {' | '.join(map(str, cells))} |")
-    faults = [fault for line in rows for fault in line["faults"]]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        faults += line["faults"]
     sys.exit("\n".join(faults) or 0)
 
 
