@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """What to train next: index 0 is the warm-up, 1 to `rounds` are the rounds of Algorithm 1."""
+    """What to train next: index 0 is the warm-up, 1 to `rounds` are the rounds of Algorithm 1.
+
+    With the `paper` protocol nothing is trained after the last prune, as Algorithm 1 has it: the last `remaining` is
+    that before it. A solution as the paper reports it is trained once more, from what the search left.
+    """
 
     index: int
     rounds: int
