@@ -40,7 +40,10 @@ from aws_lottery.experiments.comparison import Comparison
 
 CONFIG = SignedMaskConfig(rounds=2, warmup_epochs=1, epochs_per_round=1)
 TRAINING = TrainingConfig(batch_size=128, epochs=1)
-FORK = multiprocessing.get_context("fork")
+# Each run starts from a process that has imported everything and run nothing: a fork of this one would inherit its
+# threads' locks and, inside a test, the accelerate state of other tests.
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload(["aws_lottery.experiments.comparison", "aws_lottery.data.digits"])
 ENDS_WITHIN = 60.0  # seconds, of any process; each takes a few
 UNCAUGHT = 1  # exit code of a process that an exception ended
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -103,7 +106,7 @@ class Trial:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        started = [FORK.Process(target=self._in_process, args=(folder, rank, port, prepare)) for rank in self.ranks]
+        started = [CLEAN.Process(target=self._in_process, args=(folder, rank, port, prepare)) for rank in self.ranks]
         for process in started:
             process.start()
         return started
@@ -152,31 +155,37 @@ def at_any_moment(trial: Trial, folder: Path, whole: float, draw: random.Random)
     return any(process.exitcode for process in started)
 
 
+def die_at_save(left: int) -> None:
+    """Let this process kill itself at the next call but `left` that flushes a file to the disk or renames it."""
+
+    def counted(call: Callable) -> Callable:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for name in ("fsync", "replace", "rename"):
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def limit_files(size: int) -> None:
+    """Let no file of this process grow beyond `size` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, UNLIMITED[1]))
+
+
 def while_saving(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
-    left = draw.randrange(60)
-
-    def prepare() -> None:
-        def counted(call: Callable) -> Callable:
-            def wrapped(*arguments: Any, **options: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*arguments, **options)
-
-            return wrapped
-
-        for name in ("fsync", "replace", "rename"):
-            setattr(os, name, counted(getattr(os, name)))
-
-    (process,) = trial.start(folder, prepare)
+    (process,) = trial.start(folder, partial(die_at_save, draw.randrange(60)))
     wait_for([process])
     return bool(process.exitcode)
 
 
 def with_a_full_disk(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
     size = int(2 ** draw.uniform(6, 17))
-    (process,) = trial.start(folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, UNLIMITED[1])))
+    (process,) = trial.start(folder, partial(limit_files, size))
     wait_for([process])
     if process.exitcode not in (0, UNCAUGHT):
         raise RuntimeError(f"a full disk ended the run with exit code {process.exitcode}")

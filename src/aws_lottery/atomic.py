@@ -19,6 +19,6 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:  # that of a full disk names no file, others the temporary one
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
+        raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
