@@ -1,5 +1,6 @@
-"""A method, a protocol, a transfer, a network and a data set from outside the package: a row each, and nothing else."""
+"""A method, protocol, criterion, transfer, network and data set from outside the package: a row each, no more."""
 
+import re
 import runpy
 import sys
 from dataclasses import replace
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import datasets
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
-from aws_lottery import SignedMask
+from aws_lottery import CRITERIA, Criterion, SignedMask
 from aws_lottery.config import METHODS, PROTOCOLS
 from aws_lottery.data.augment import Augmentation
 from aws_lottery.data.made_up import made_up_images
@@ -18,6 +19,7 @@ from aws_lottery.experiments.figures import figures
 from aws_lottery.experiments.looks import line_of, marker_of
 from aws_lottery.experiments.results import read_results
 from aws_lottery.models import ARCHITECTURES, Architecture
+from aws_lottery.training_config import OPTIMIZERS
 from aws_lottery.transfers import TRANSFERS, Transfer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -33,11 +35,16 @@ def opposite_signs(mask: SignedMask, seed: int) -> SignedMask:
     return SignedMask(values, mask.config, prunable=mask.prunable, parameters=mask.parameters)
 
 
+def saliency(name: str, weight: Tensor, gradient: Tensor) -> Tensor:
+    return (weight * gradient).abs()
+
+
 @pytest.fixture
 def rows(monkeypatch, tmp_path):
-    """The five rows, and the folder of the data set."""
+    """The six rows, and the folder of the data set."""
     monkeypatch.setitem(METHODS, "late", replace(METHODS["aws"], rewind_to="warmup", line=None))
     monkeypatch.setitem(PROTOCOLS, "mine", replace(PROTOCOLS["paper"], prune_first=True))
+    monkeypatch.setitem(CRITERIA, "saliency", Criterion(saliency, needs_gradient=True))
     monkeypatch.setitem(TRANSFERS, "opposite", Transfer("fresh + opposite signs", opposite_signs))
     monkeypatch.setitem(ARCHITECTURES, "thin", Architecture(thin, sized_by=None))
     monkeypatch.setitem(KNOWN, "squares", Known(Augmentation(size=8, padding=1), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
@@ -45,6 +52,20 @@ def rows(monkeypatch, tmp_path):
     for split, part in made_up_images(8).items():
         part.to_parquet(tmp_path / "squares" / f"{split}.parquet")
     return tmp_path / "squares"
+
+
+def test_the_code_of_the_page_that_says_how_runs_as_it_stands():
+    tables = (METHODS, PROTOCOLS, CRITERIA, TRANSFERS, ARCHITECTURES, KNOWN, OPTIMIZERS)
+    before = [dict(table) for table in tables]
+    page = (RECIPES.parent / "docs" / "extending.md").read_text()
+    try:
+        exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})
+        added = [list(table.keys() - rows.keys()) for table, rows in zip(tables, before, strict=True)]
+    finally:
+        for table, rows in zip(tables, before, strict=True):
+            table.clear()
+            table.update(rows)
+    assert added == [["late"], ["prune-first"], ["saliency"], ["opposite"], ["thin"], ["squares"], ["rmsprop"]]
 
 
 def run(monkeypatch, recipe: str, *arguments: object) -> None:
@@ -56,7 +77,7 @@ def test_new_rows_are_found_trained_compared_drawn_and_shown_on_cards(rows, monk
     common = ["--dataset", rows, "--batch_size", 8, "--workers", 0]
     search, compared = tmp_path / "search", tmp_path / "compared"
     stages = ["--rounds", 2, "--warmup_epochs", 1, "--epochs_per_round", 1]
-    which = ["--model", "thin", "--method", "late", "--protocol", "mine"]
+    which = ["--model", "thin", "--method", "late", "--protocol", "mine", "--criterion", "saliency"]
     run(monkeypatch, "aws_cifar100.py", *which, *stages, *common, "--output_dir", search)
 
     assert "the paper has no hyper-parameters for thin: those of resnet50 are taken" in caplog.text
@@ -87,5 +108,6 @@ def test_new_rows_are_found_trained_compared_drawn_and_shown_on_cards(rows, monk
     card = (compared / "masks" / "late-round-02" / "README.md").read_text()
     assert "| fresh + opposite signs |" in card
     assert "| LATE solution |" in card
+    assert "| `criterion` | `saliency` |" in card
     assert "| `method.rewind_to` | `warmup` |" in card
     assert "| `protocol.prune_first` | `True` |" in card

@@ -12,7 +12,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
 from aws_lottery import (
+    CRITERIA,
     AWSPruner,
+    Criterion,
     SignedMask,
     SignedMaskConfig,
     TrainingConfig,
@@ -43,9 +45,13 @@ def _data(n=70):
     return Images(x, x.mean(dim=(2, 3)).argmax(1))
 
 
-def _search(accelerator):
+def _saliency(name, weight, gradient):
+    return (weight * gradient).abs()
+
+
+def _search(accelerator, criterion="magnitude"):
     model = _network()
-    pruner = AWSPruner(model, SignedMaskConfig(rounds=3))
+    pruner = AWSPruner(model, SignedMaskConfig(rounds=3, criterion=criterion))
     config = TrainingConfig(epochs=2, batch_size=16, schedule="constant", momentum=0.9, max_grad_norm=1.0)
     alphas = []
     for stage in pruner.rounds():
@@ -65,6 +71,11 @@ def _on_each_rank():
     assert accelerator.num_processes == 2
     mask, alphas, accuracy = _search(accelerator)
     found = gather_object([({name: mask[name].tolist() for name in mask}, alphas, accuracy)])
+    assert found[0] == found[1]
+
+    CRITERIA["saliency"] = Criterion(_saliency, needs_gradient=True)  # each rank's own gradients would differ
+    mask, _, _ = _search(accelerator, "saliency")
+    found = gather_object([{name: mask[name].tolist() for name in mask}])
     assert found[0] == found[1]
     accelerator.end_training()
 

@@ -6,6 +6,8 @@ from .config import SignedMaskConfig as SignedMaskConfig
 from .connectivity import Barrier as Barrier
 from .connectivity import error_barrier as error_barrier
 from .connectivity import sgd_stability as sgd_stability
+from .criteria import CRITERIA as CRITERIA
+from .criteria import Criterion as Criterion
 from .data import load_data as load_data
 from .evaluation import evaluate as evaluate
 from .evaluation import recalibrate as recalibrate

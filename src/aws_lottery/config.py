@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from .criteria import CRITERIA
+
 LineStyle = str | tuple[int, tuple[int, ...]]
 PRUNABLE_KINDS = ("conv", "linear", "embedding")
 
@@ -63,6 +65,9 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
+_ADDED_LATER = {"criterion": "magnitude"}  # to SignedMaskConfig, and its default
+
+
 @dataclass(frozen=True, kw_only=True)
 class SignedMaskConfig:
     """A search for a signed mask: what is pruned, how often, how far, and by which method.
@@ -82,6 +87,7 @@ class SignedMaskConfig:
             model.named_modules(), or the last convolution where there is no linear layer.
         exclude: names or globs (`features.0`, `*.downsample.*`) of modules or parameters not to be pruned.
         protocol: a row of PROTOCOLS.
+        criterion: a row of CRITERIA: what a prune ranks weights by.
         seed: of the stream of alpha, or of the scores of `gm`.
         architecture: free text that tells which network a mask is for; None: the model's class name.
     Raises: ValueError that names the field, what it has and what it may have.
@@ -100,14 +106,18 @@ class SignedMaskConfig:
     protocol: str = "paper"
     seed: int = 0
     architecture: str | None = None
+    criterion: str = "magnitude"
 
     def __post_init__(self) -> None:
         for name in ("prunable", "exclude"):  # JSON has lists
             _require(not isinstance(getattr(self, name), str), name, getattr(self, name), "a list of strings")
             object.__setattr__(self, name, tuple(getattr(self, name)))
             _require(all(isinstance(x, str) for x in getattr(self, name)), name, getattr(self, name), "strings")
-        for name, rows in (("method", METHODS), ("protocol", PROTOCOLS)):
+        for name, rows in (("method", METHODS), ("protocol", PROTOCOLS), ("criterion", CRITERIA)):
             _one_of(name, getattr(self, name), rows)
+        if METHODS[self.method].scores:
+            expected = f"'magnitude' for method '{self.method}', whose scores are trained"
+            _require(self.criterion == "magnitude", "criterion", self.criterion, expected)
         for kind in self.prunable:
             _one_of("prunable", kind, PRUNABLE_KINDS)
         _require(bool(self.prunable), "prunable", self.prunable, f"at least one of {', '.join(PRUNABLE_KINDS)}")
@@ -142,7 +152,9 @@ class SignedMaskConfig:
         return self.warmup_epochs + (self.rounds or 0) * self.epochs_per_round
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As plain data, for files. A field that files did not always have is in it only where it is not the default:
+        so runs that were begun before it go on, and older versions read new files."""
+        return {k: v for k, v in asdict(self).items() if k not in _ADDED_LATER or v != _ADDED_LATER[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SignedMaskConfig":

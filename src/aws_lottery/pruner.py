@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from . import signs
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
+from .criteria import CRITERIA
 from .mask import SignedMask
 from .parameters import norm_interpolation
+from .parameters.gradients import MeanGradients
 from .parameters.hold import Hold, held_by
 from .parameters.partition import partition
 from .parameters.unwrap import modules_of, parameters_of, unwrap
@@ -71,6 +73,8 @@ class AWSPruner:
             {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable}
         )
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
+        self._criterion = CRITERIA[self.config.criterion]
+        self._gradients = MeanGradients(self._hold) if self._criterion.needs_gradient else None
         self._alpha = norm_interpolation.Alpha(enabled=False)
         if self._method.interpolate_norm:
             if not self.partition.norms:
@@ -177,6 +181,7 @@ class AWSPruner:
             "masks": self.masks,
             "interpolation": norm_interpolation.state(self.model),
             "rewind_point": self._rewind_point,
+            "gradients": self._gradients.state_dict() if self._gradients else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -192,6 +197,8 @@ class AWSPruner:
         self._hold.update(state["masks"])
         norm_interpolation.load_state(self.model, state["interpolation"])
         self._rewind_point = state["rewind_point"]
+        if self._gradients:
+            self._gradients.load_state_dict(state["gradients"])
         self._stage, self._resumed = state["stage"], state["begun"]
 
     def zero_pruned_(self, model: nn.Module) -> None:
@@ -208,8 +215,15 @@ class AWSPruner:
 
     def _prune(self) -> None:
         """Algorithm 1, line 8."""
-        rate, truncate = self.config.prune_rate, self._protocol.truncate_survivors
-        self._hold.update(signs.prune(self._hold.weights, self._hold.masks, rate, truncate_survivors=truncate))
+        masks = signs.prune(
+            self._hold.weights,
+            self._hold.masks,
+            self.config.prune_rate,
+            score=self._criterion.score,
+            gradients=self._gradients.take() if self._gradients else {},
+            truncate_survivors=self._protocol.truncate_survivors,
+        )
+        self._hold.update(masks)
 
     def _mark(self, point: str) -> None:
         if self._method.rewind_to == point:

@@ -9,10 +9,12 @@ Nothing here changes its arguments.
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from .criteria import Score, magnitude
 from .radix_select import keep, select
 
 Tensors = Mapping[str, Tensor]
@@ -72,23 +74,33 @@ def remaining(mask: Tensors) -> float:
     return _count(mask) / total
 
 
-def prune(theta: Tensors, mask: Tensors, rate: float, *, truncate_survivors: bool = False) -> dict[str, Tensor]:
-    """Drop the smallest-magnitude survivors, globally (Algorithm 1, line 8).
+def prune(
+    theta: Tensors,
+    mask: Tensors,
+    rate: float,
+    *,
+    score: Score = magnitude,
+    gradients: Tensors = MappingProxyType({}),
+    truncate_survivors: bool = False,
+) -> dict[str, Tensor]:
+    """Drop the survivors with the smallest scores, by default magnitudes, globally (Algorithm 1, line 8).
 
-    floor(rate * survivors) go, `rate` taken as the decimal that it prints as. Equal magnitudes go in
+    floor(rate * survivors) go, `rate` taken as the decimal that it prints as. Equal scores go in
     the order of (name, row-major index), so that neither device nor order of the mapping matters. Exact for
-    all floating dtypes. Works tensor by tensor: the extra memory is the new mask, and at most a copy of a
-    tensor that is not contiguous.
+    all floating dtypes. Works tensor by tensor: the extra memory is the new mask, the scores if they are not
+    magnitudes, and at most a copy of a tensor that is not contiguous.
 
     Args:
         theta: name -> weight, any shape and floating dtype; may have more names than `mask`.
         mask: name -> bool or uint8, shaped like theta[name]; its keys are what may be pruned.
         rate: share of *survivors* to drop, in [0, 1).
+        score: what is ranked, see `Criterion`; called once with each name, weight and gradient.
+        gradients: name -> gradient, for scores that need it.
         truncate_survivors: int((1 - rate) * survivors) stay, as in the authors' released code, instead of
             floor(rate * survivors) going; that is one fewer unless rate * survivors is whole.
     Returns: a new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones.
-    Raises: ValueError if the rate is out of range, if names or shapes do not match, or if a weight is NaN or
-        infinite.
+    Raises: ValueError if the rate is out of range, if names or shapes do not match, if a weight is NaN or
+        infinite, or if a score is no score.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"prune rate must be in [0, 1), got {rate}")
@@ -100,15 +112,35 @@ def prune(theta: Tensors, mask: Tensors, rate: float, *, truncate_survivors: boo
     drop = math.ceil(share) if truncate_survivors else math.floor(share)
     if not drop:
         return {name: m.clone() for name, m in mask.items()}
-    wide = any(w.dtype == torch.float64 for w in weights.values())
+    scores = _scores(weights, score, gradients)
+    wide = any(s.dtype == torch.float64 for s in scores.values())
     pruned = sum(m.numel() for m in mask.values()) - survivors
     # pruned entries have the smallest key, 0, so they only shift the rank
-    threshold, below = select(weights, mask, pruned + drop - 1, wide)
+    threshold, below = select(scores, mask, pruned + drop - 1, wide)
     ties = drop - (below - pruned if threshold else 0)  # how many of the survivors at the threshold must go
-    kept = {}
-    for name, weight in weights.items():
-        kept[name], ties = keep(weight, mask[name], threshold, ties, wide)
-    return {name: kept[name] for name in mask}
+    smaller = {}
+    for name, values in scores.items():
+        smaller[name], ties = keep(values, mask[name], threshold, ties, wide)
+    return {name: smaller[name] for name in mask}
+
+
+@torch.no_grad()
+def _scores(weights: Tensors, score: Score, gradients: Tensors) -> Tensors:
+    """The scores to rank. Raises: ValueError for what is no score."""
+    if score is magnitude:
+        return weights  # without a copy: radix_select leaves signs out
+    scores = {name: score(name, weight, gradients.get(name)) for name, weight in weights.items()}
+    for name, values in scores.items():
+        shape = tuple(weights[name].shape)
+        if tuple(values.shape) != shape or not values.is_floating_point():
+            found = f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
+            raise ValueError(f"the score of '{name}' must be a floating tensor of shape {shape}, got {found}")
+        if not _is_finite(values) or bool((values < 0).any()):
+            raise ValueError(
+                f"the score of '{name}' has negative, NaN or infinite entries; scores say how important a weight "
+                "is, 0 or more, and the smallest go: take the absolute value, or shift them"
+            )
+    return scores
 
 
 def check_shapes(some: Tensors, reference: Tensors, what: str) -> None:

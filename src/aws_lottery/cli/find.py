@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
+from ..criteria import CRITERIA
 from ..models import fresh_network, model_code
 from ..paper import Settings
 from ..runs.search import find_signed_mask, round_folder
@@ -24,6 +25,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     parser = options(description, dataset, settings)
     parser.add_argument("--method", choices=list(METHODS), default="aws")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="paper")
+    parser.add_argument("--criterion", choices=list(CRITERIA), default="magnitude", help="the smallest are pruned")
     parser.add_argument(
         "--rounds", type=int, default=None, help="prunes of 20 %% of the survivors; default: the paper's"
     )
@@ -36,7 +38,12 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
     search: dict[str, Any] = {name: getattr(paper, name) for name in SMOKE} | (SMOKE if given.smoke else {})
     search |= {name: value for name in SMOKE if (value := getattr(given, name)) is not None}
     config = SignedMaskConfig(
-        method=given.method, protocol=given.protocol, seed=given.seed, architecture=model_name, **search
+        method=given.method,
+        protocol=given.protocol,
+        criterion=given.criterion,
+        seed=given.seed,
+        architecture=model_name,
+        **search,
     )
     training = adjusted(paper.search, given)
     if given.output_dir is None:

@@ -5,7 +5,7 @@ A mask may come from a stranger's file, so text in it can't end its cell, its co
 
 import re
 import statistics
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -189,7 +189,7 @@ def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
         search = "The search that found it is not told."
     else:
         switches = {"method": METHODS[config.method], "protocol": PROTOCOLS[config.protocol]}
-        rows = [[_code(key), _code(value)] for key, value in config.to_dict().items()]
+        rows = [[_code(key), _code(value)] for key, value in asdict(config).items()]
         rows += [
             [_code(f"{kind}.{f.name}"), _code(getattr(row, f.name))]
             for kind, row in switches.items()
