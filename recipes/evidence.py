@@ -46,6 +46,7 @@ class Experiment:
     warmup_epochs: int = 10
     epochs_per_round: int = 10
     search_rounds: int
+    search_seed: int = 0  # of initialization, data order and alpha
     final: TrainingConfig
     rounds: tuple[int, ...]
     barrier_rounds: tuple[int, ...]
@@ -117,6 +118,14 @@ EXPERIMENTS = {
         seeds=(11, 12, 13),
     ),
 }
+# the second plan there: the same searches from other seeds
+for letter, search_seed in (("b", 1), ("c", 2)):
+    EXPERIMENTS[f"tiny32-mobilenetv2-{letter}"] = replace(
+        EXPERIMENTS["tiny32-mobilenetv2"],
+        search_seed=search_seed,
+        transfers=("signs", "signs-norm"),
+        seeds=(10 * search_seed + 11, 10 * search_seed + 12),
+    )
 SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round": 1, "search_rounds": 2, "seeds": (1,)}
 
 
@@ -187,16 +196,18 @@ def search(
         warmup_epochs=row.warmup_epochs,
         epochs_per_round=row.epochs_per_round,
         protocol=row.protocol,
+        seed=row.search_seed,
         architecture=row.model,
     )
     find_signed_mask(
-        fresh(0),
+        fresh(row.search_seed),
         data.train,
         config,
         replace(row.final, schedule="constant"),
         output_dir=f"{folder}/search-{method}",
         accelerator=accelerator,
         test_data=data.test,
+        seed=row.search_seed,
         told={
             "dataset": data.name,
             "task": "image-classification",
