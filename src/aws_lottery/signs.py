@@ -7,7 +7,7 @@ Nothing here changes its arguments.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .criteria import Score, magnitude
 from .radix_select import keep, select
+from .sharding import counted, local, total
 
 Tensors = Mapping[str, Tensor]
 
@@ -68,10 +69,10 @@ def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[st
 
 def remaining(mask: Tensors) -> float:
     """Share of entries that are not 0, over all tensors together; of a mask or a signed mask."""
-    total = sum(m.numel() for m in mask.values())
-    if not total:
+    entries = sum(m.numel() for m in mask.values())
+    if not entries:
         raise ValueError("remaining needs at least one entry, the mask has none")
-    return _count(mask) / total
+    return _count(mask) / entries
 
 
 def prune(
@@ -88,7 +89,8 @@ def prune(
     floor(rate * survivors) go, `rate` taken as the decimal that it prints as. Equal scores go in
     the order of (name, row-major index), so that neither device nor order of the mapping matters. Exact for
     all floating dtypes. Works tensor by tensor: the extra memory is the new mask, the scores if they are not
-    magnitudes, and at most a copy of a tensor that is not contiguous.
+    magnitudes, and at most a copy of a tensor that is not contiguous. Weights may be sharded (DTensor), their masks
+    alike: the result is that of one process, bit for bit, and no process holds more than its parts.
 
     Args:
         theta: name -> weight, any shape and floating dtype; may have more names than `mask`.
@@ -135,11 +137,11 @@ def _scores(weights: Tensors, score: Score, gradients: Tensors) -> Tensors:
         if tuple(values.shape) != shape or not values.is_floating_point():
             found = f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
             raise ValueError(f"the score of '{name}' must be a floating tensor of shape {shape}, got {found}")
-        if not _is_finite(values) or bool((values < 0).any()):
-            raise ValueError(
-                f"the score of '{name}' has negative, NaN or infinite entries; scores say how important a weight "
-                "is, 0 or more, and the smallest go: take the absolute value, or shift them"
-            )
+    if wrong := _marked(scores, lambda values: not _is_finite(values) or bool((values < 0).any())):
+        raise ValueError(
+            f"the score of '{wrong[0]}' has negative, NaN or infinite entries; scores say how important a weight "
+            "is, 0 or more, and the smallest go: take the absolute value, or shift them"
+        )
     return scores
 
 
@@ -157,8 +159,7 @@ def check_shapes(some: Tensors, reference: Tensors, what: str) -> None:
 
 def check_finite(theta: Tensors) -> None:
     """Raises ValueError that names the tensors with NaN or infinite values."""
-    bad = [name for name, value in theta.items() if not _is_finite(value.detach())]
-    if bad:
+    if bad := _marked(theta, lambda value: not _is_finite(value)):
         listed = ", ".join(repr(name) for name in bad[:10]) + (f" and {len(bad) - 10} more" if bad[10:] else "")
         raise ValueError(
             f"NaN or infinite values in {listed}: magnitudes and signs mean nothing there. "
@@ -170,5 +171,12 @@ def _is_finite(value: Tensor) -> bool:
     return value.numel() == 0 or bool(torch.stack(value.aminmax()).isfinite().all())  # aminmax passes NaN on
 
 
+def _marked(tensors: Tensors, is_so: Callable[[Tensor], bool]) -> list[str]:
+    """Names of the tensors of which it is so of any process's part; known to all processes."""
+    marks = torch.tensor([is_so(local(tensor.detach())) for tensor in tensors.values()], dtype=torch.int64)
+    return [name for name, mark in zip(tensors, total(marks, tensors.values()), strict=True) if mark]
+
+
 def _count(mask: Tensors) -> int:
-    return sum(int(torch.count_nonzero(m)) for m in mask.values())
+    here = sum(int(torch.count_nonzero(local(mask[name]))) for name in counted(mask))
+    return int(total(torch.tensor(here), mask.values()))

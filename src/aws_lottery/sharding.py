@@ -1,0 +1,107 @@
+"""Tensors whose parts lie in several processes (DTensor: FSDP2, tensor parallel, 2-D meshes), and what is not sharded.
+
+A mask is sharded as its weight is. What is elementwise is done on the part that lies here (`local`); what is counted
+is counted once (`counted`) and summed over all processes (`total`). Tensors that are not sharded go through all of this
+unchanged and without communication, so that one code serves both.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether `tensor` is a DTensor. The module that defines these takes half a second to import: whoever has a DTensor
+    has imported it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """The part of `tensor` that lies in this process, sharing its memory; all of it where it is not sharded."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+
+
+@torch.no_grad()
+def whole(tensor: Tensor) -> Tensor:
+    """All of `tensor`, gathered from all processes, each of which has to ask."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+
+
+@torch.no_grad()
+def like(values: Tensor, sharded: Tensor) -> Tensor:
+    """`values`, which every process has whole, laid out as `sharded`: each process keeps its part. No communication."""
+    if not is_sharded(sharded) or is_sharded(values):
+        return values
+    from torch.distributed.tensor import DTensor
+
+    shape, offset = _place(sharded)
+    part = values[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]
+    return DTensor.from_local(
+        part.to(local(sharded).device, copy=True, memory_format=torch.contiguous_format),
+        sharded.device_mesh,  # type: ignore[attr-defined]
+        sharded.placements,  # type: ignore[attr-defined]
+        run_check=False,
+        shape=sharded.shape,
+        stride=sharded.stride(),
+    )
+
+
+def counted(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors whose part this process counts, so that `total` counts every entry once: all where none is
+    sharded; of processes with equal parts, the first.
+
+    Raises: ValueError if a mesh has not all processes.
+    """
+    if not any(map(is_sharded, tensors.values())):
+        return list(tensors)
+    return [name for name, tensor in tensors.items() if _is_first(name, tensor)]
+
+
+def _is_first(name: str, tensor: Any) -> bool:
+    world = torch.distributed.get_world_size()
+    if not is_sharded(tensor):
+        return torch.distributed.get_rank() == 0
+    mesh = tensor.device_mesh
+    if mesh.size() != world:
+        raise ValueError(
+            f"'{name}' lies on a device mesh of {mesh.size()} processes, the run has {world}; "
+            "shard on one mesh of all processes, such as (replicate, shard)"
+        )
+    places = zip(mesh.get_coordinate(), tensor.placements, strict=True)
+    return all(coordinate == 0 or not placement.is_replicate() for coordinate, placement in places)
+
+
+def total(counts: Tensor, tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of `counts` over all processes if any of `tensors` is sharded, on the CPU; every process has to ask."""
+    mesh = next((t.device_mesh for t in tensors if is_sharded(t)), None)  # type: ignore[attr-defined]
+    if mesh is None:
+        return counts.cpu()
+    counts = counts.to(mesh.device_type, copy=True)
+    torch.distributed.all_reduce(counts)
+    return counts.cpu()
+
+
+def positions(tensor: Tensor, entries: Tensor) -> Tensor:
+    """Row-major indices in the whole of `tensor` of `entries`, row-major indices in the part that lies here; int64."""
+    if not is_sharded(tensor):
+        return entries
+    shape, offset = _place(tensor)
+    index = torch.zeros_like(entries)
+    stride = 1
+    for size, length, start in zip(reversed(shape), reversed(tensor.shape), reversed(offset), strict=True):
+        index += (entries % size + start) * stride
+        entries = entries // size
+        stride *= length
+    return index
+
+
+def _place(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape of the part that lies here, and where in the whole it starts."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    return compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
