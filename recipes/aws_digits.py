@@ -12,7 +12,6 @@ folder, metrics.jsonl, table.md and accuracy.png. Expected result: docs/results/
 import argparse
 import copy
 import inspect
-import json
 import math
 import statistics
 from pathlib import Path
@@ -34,6 +33,7 @@ from aws_lottery import (
     train,
 )
 from aws_lottery.data import Images, batches, digit_images
+from aws_lottery.strict_json import to_json
 
 BATCH_SIZE = 64
 
@@ -75,7 +75,7 @@ class Job:
     def log(self, **metrics: object) -> None:
         if self.accelerator.is_main_process:
             with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+                file.write(to_json(metrics) + "\n")
 
     def train(self, model: nn.Module, epochs: int, schedule: str, seed: int) -> float:
         config = TrainingConfig(epochs=epochs, schedule=schedule, batch_size=BATCH_SIZE)

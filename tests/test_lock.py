@@ -55,7 +55,14 @@ def test_what_is_written_is_not_made_again(tmp_path, accelerator):
         return {"x": len(made)}
 
     assert written_once(path, make, accelerator) == written_once(path, make, accelerator) == {"x": 1}
-    assert json.loads(path.read_text()) == {"x": 1}
+    assert json.loads(path.read_text())["x"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"x": 2', '{"x": 2, "sha256": "0"}'])
+def test_what_was_written_and_is_damaged_is_named_with_the_way_out(tmp_path, accelerator, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"cannot read '.*a\.json': .*; delete it to have it made again"):
+        written_once(tmp_path / "a.json", dict, accelerator)
 
 
 def test_what_another_run_is_making_is_busy(tmp_path, accelerator):

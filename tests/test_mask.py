@@ -10,6 +10,7 @@ from torch import nn, tensor
 import aws_lottery
 from aws_lottery import Result, SignedMask, SignedMaskConfig, provenance
 from aws_lottery.mask_file import packing
+from aws_lottery.strict_json import with_checksum
 
 
 def sparse_(model, share=0.5):
@@ -213,6 +214,10 @@ def test_a_folder_without_a_mask_is_refused(mask, tmp_path):
         SignedMask.from_pretrained(tmp_path)
 
 
+def without(config: dict, *keys: str) -> dict:
+    return {name: value for name, value in config.items() if name not in keys}
+
+
 HUGE = json.dumps({"library_name": "aws_lottery", "format_version": 1, "more": "x" * (1 << 20)})
 
 
@@ -245,16 +250,17 @@ HUGE = json.dumps({"library_name": "aws_lottery", "format_version": 1, "more": "
 def test_a_hostile_configuration_is_refused(mask, tmp_path, change, message):
     mask.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
-    path.write_bytes(change if isinstance(change, bytes) else json.dumps({**config, **change}).encode())
-    with pytest.raises(ValueError, match=message):
-        SignedMask.from_pretrained(tmp_path)
+    config = {**json.loads(path.read_text()), **(change if isinstance(change, dict) else {})}
+    for text in (with_checksum(without(config, "sha256")), without(config, "sha256", "signed_mask_sha256")):
+        path.write_bytes(change if isinstance(change, bytes) else json.dumps(text).encode())
+        with pytest.raises(ValueError, match=message):
+            SignedMask.from_pretrained(tmp_path)
 
 
 def test_keys_that_nobody_knows_are_passed_over(mask, tmp_path):
     mask.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "values": {}, "later": 1}))
+    config = without(json.loads((tmp_path / "config.json").read_text()), "sha256")
+    (tmp_path / "config.json").write_text(json.dumps(with_checksum({**config, "values": {}, "later": 1})))
     assert SignedMask.from_pretrained(tmp_path) == mask
 
 
@@ -274,7 +280,9 @@ def test_keys_that_nobody_knows_are_passed_over(mask, tmp_path):
 def test_roles_that_do_not_fit_are_refused(mask, tmp_path, roles):
     mask.save_pretrained(tmp_path)
     packing.write(tmp_path / "signed_mask.safetensors", mask, {"signed_mask": json.dumps(roles)})
-    with pytest.raises(ValueError, match=r"cannot read .*signed_mask.safetensors"):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(without(json.loads(path.read_text()), "sha256", "signed_mask_sha256")))
+    with pytest.raises(ValueError, match=r"cannot read '\S*signed_mask.safetensors'"):
         SignedMask.from_pretrained(tmp_path)
 
 

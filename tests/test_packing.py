@@ -273,7 +273,7 @@ def test_a_missing_file_is_an_ordinary_oserror(tmp_path):
 def test_a_file_that_would_decode_to_more_than_max_elements_is_refused(tmp_path):
     packing.write(tmp_path / "s.safetensors", {"w": signs(1, 1, 1)}, {})
     assert packing.read(tmp_path / "s.safetensors", max_elements=3)[0]["w"].tolist() == [1, 1, 1]
-    with pytest.raises(PackingError, match=r"s\.safetensors.* more than 2 elements.* raise max_elements"):
+    with pytest.raises(PackingError, match=r"s\.safetensors.* more than 2 elements.* give its number of parameters"):
         packing.read(tmp_path / "s.safetensors", max_elements=2)
 
 
@@ -281,6 +281,32 @@ def test_a_mask_that_takes_nearly_no_bits_is_padded_to_a_byte_for_1024_elements(
     data = packing.pack({"w": torch.zeros(3 << 20, dtype=torch.int8)}, {})
     assert 3 << 10 <= len(data) <= (3 << 10) + 8
     assert not packing.unpack(data)[0]["w"].any()
+
+
+def test_a_file_may_have_64_elements_for_each_byte_or_64_mi_of_them():
+    assert packing._limit(1) == 1024
+    assert packing._limit(1 << 16) == 1 << 26
+    assert packing._limit(1 << 20) == 1 << 26
+    assert packing._limit(1 << 22) == 1 << 28
+
+
+def test_a_mask_of_more_than_64_mi_elements_is_padded_to_a_byte_for_64(monkeypatch):
+    monkeypatch.setattr(packing, "FREE_ELEMENTS", 1 << 20)  # for speed
+    data = packing.pack({"w": torch.zeros(3 << 20, dtype=torch.int8)}, {})
+    assert 3 << 14 <= len(data) <= (3 << 14) + 8
+    assert not packing.unpack(data)[0]["w"].any()
+
+
+def test_a_file_of_4_mib_that_declares_4_gi_elements_is_refused_before_anything_is_decoded():
+    text = with_row("plus", shape=[1 << 32], nonzeros=1 << 32)[8:-7]
+    data = join(text.ljust(1 << 22))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PackingError, match=r"it declares more than 2684\d+ elements"):
+            packing.unpack(data)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 # Broken and hostile files: the honest one with something changed.

@@ -1,6 +1,7 @@
 """Typed rows of results, read and written; and those of the experiments in docs/results, which older code wrote."""
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -69,3 +70,40 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
         read_results(path)
     with pytest.raises(ValueError, match="'kind' must be one of accuracy, stability, lmc, analysis, got 'speed'"):
         row_from_dict({"kind": "speed"})
+
+
+LINE = {"kind": "lmc", **ORIGIN, "transfer": "signs", "seed": 1, "alphas": [0.0, 1.0], "errors": [10, 20.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": ["lmc"]}, r"'kind' must be one of"),
+        ({"seed": "1"}, r"'seed' is '1', expected <class 'int'>"),
+        ({"seed": True}, r"'seed' is True"),
+        ({"errors": [10.0, None]}, r"'errors' is \[10.0, None\]"),
+        ({"errors": {}}, r"'errors' is {}"),
+        ({"method": 3}, r"'method' is 3, expected str | None"),
+        ({"remaining": None}, r"'remaining' is None"),
+    ],
+)
+def test_a_value_of_another_type_is_named(change, message):
+    assert row_from_dict(LINE).errors == [10, 20.0]
+    with pytest.raises(ValueError, match=message):
+        row_from_dict({**LINE, **change})
+
+
+def test_no_flipped_bit_of_a_file_of_results_changes_a_row(tmp_path):
+    path, rows = tmp_path / "results.jsonl", [row_from_dict(LINE), row_from_dict({**LINE, "seed": 2})]
+    write_results(path, rows)
+    data = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(data)), 500):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            found = read_results(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}, line ")  # noqa: PT017
+        else:
+            assert found == rows

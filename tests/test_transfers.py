@@ -1,5 +1,7 @@
 """Where a final training starts, by eye; and the weights kept beside a mask."""
 
+import random
+
 import pytest
 import safetensors.torch
 import torch
@@ -119,9 +121,6 @@ def test_weights_are_kept_beside_their_mask_without_the_pruned_ones(tmp_path):
     save_weights(tmp_path, model, mask)
     back = load_weights(tmp_path, mask)
     assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())  # buffers too
-    other = SignedMask.from_model(network([1.0] * 4, 1.0, 0.0))
-    with pytest.raises(ValueError, match=r"'0\.weight' has 3 weights, the mask leaves 4; are the two of one search"):
-        load_weights(tmp_path, other)
     with pytest.raises(FileNotFoundError, match=r"no weights\.safetensors in"):
         load_weights(tmp_path / "elsewhere", mask)
 
@@ -137,3 +136,29 @@ def test_a_file_of_weights_without_buffers_still_serves(tmp_path):
     transfer_(model, TRANSFERS["solution"], mask, weights=load_weights(tmp_path, mask))
     assert model[0].weight.tolist() == [[-5.0, 0.0, 6.0, -7.0]]
     assert model[1].running_var.item() == 1.0
+    other = SignedMask.from_model(network([1.0] * 4, 1.0, 0.0))
+    with pytest.raises(ValueError, match=r"'0\.weight' has 3 weights, the mask leaves 4; are the two of one search"):
+        load_weights(tmp_path, other)
+
+
+def test_weights_of_another_mask_with_as_many_survivors_are_refused(tmp_path):
+    model = found()
+    mask = SignedMask.from_model(model)
+    save_weights(tmp_path, model, mask)
+    other = SignedMask({name: -value for name, value in mask.items()}, prunable=mask.prunable)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: its weights are of another mask"):
+        load_weights(tmp_path, other)
+
+
+def test_no_flipped_bit_of_a_file_of_weights_is_loaded(tmp_path):
+    model = found()
+    mask = SignedMask.from_model(model)
+    save_weights(tmp_path, model, mask)
+    path = tmp_path / WEIGHTS_FILE
+    data = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(data)), 100):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"weights\.safetensors"):
+            load_weights(tmp_path, mask)

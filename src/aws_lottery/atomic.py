@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+_DIGITS = 16  # of the name of a temporary file
+
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:
     """Write `data` to `path` so that a reader, also after a crash, finds all old bytes or all new ones.
@@ -11,7 +13,7 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
     Raises: OSError with the path.
     """
     # not the tempfile module, whose files only their owner may read
-    temporary = Path(path).with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = Path(path).with_name(f".{secrets.token_hex(_DIGITS // 2)}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -22,3 +24,9 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
         raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote; nobody may write there now."""
+    for leftover in folder.glob(f".{'[0-9a-f]' * _DIGITS}.tmp"):
+        leftover.unlink(missing_ok=True)

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
 from . import signs
-from .atomic import replace_file
 from .config import SignedMaskConfig
 from .mask_file import hub, model_card, pretrained
 from .mask_file.provenance import LayerRow, Provenance, Result
@@ -201,13 +201,36 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         """The card, README.md: from `results` and `provenance`; of the `existing` one, what was added by hand stays."""
         return model_card.render(self, repo_id=repo_id, existing=existing)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """For `save_pretrained(folder)`: config.json, signed_mask.safetensors and README.md, each replaced whole."""
-        pretrained.write(save_directory, self)
-        readme = save_directory / pretrained.CARD_FILE
-        if readme.exists():  # else ModelHubMixin writes it
-            text = str(self.generate_model_card(existing=readme.read_text(encoding="utf-8")))
-            replace_file(readme, text.encode())
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: object = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        **push_options: Any,
+    ) -> str | None:
+        """Write config.json, signed_mask.safetensors and the card, README.md, to a folder, which is made if need be.
+
+        A mask that is there is replaced as a whole: who reads it meanwhile, or after this was killed at any moment,
+        gets the old mask or the new one. Two processes must not write to one folder at once.
+
+        Args:
+            config: not used; ModelHubMixin has it.
+            repo_id: for a push; None: the folder's name.
+            push_to_hub: push it as well; `push_options` are those of `push_to_hub`.
+            model_card_kwargs: of `generate_model_card`; `existing` is the card in the folder, if there is one.
+        Returns: URL of the commit, if it was pushed.
+        Raises: ValueError, before anything is written, for what can't be kept or a card that can't be read; OSError.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        readme = folder / pretrained.CARD_FILE
+        existing = {"existing": readme.read_text(encoding="utf-8")} if readme.exists() else {}
+        card = self.generate_model_card(**{**existing, **(model_card_kwargs or {})})
+        pretrained.write(folder, self, str(card))
+        return self.push_to_hub(repo_id or folder.name, **push_options) if push_to_hub else None
 
     @classmethod
     def from_pretrained(
@@ -219,6 +242,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        max_parameters: int | None = None,
     ) -> "SignedMask":
         """The mask in a folder that `save_pretrained` wrote, or in a repository on the Hub.
 
@@ -228,10 +252,12 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             cache_dir: where downloads are kept.
             local_files_only: take it from there and ask nothing of the Hub.
             force_download: download it even if it is there.
+            max_parameters: refuse a mask with more entries than that; a stranger's file then takes no more memory than
+                a mask of the network would. None: 64 Mi entries or, if that is more, 64 for each byte of the file.
         Raises: FileNotFoundError; hub.HubError if the Hub does not give it; ValueError for files that are not whole.
         """
         if hub.is_folder(repo_id_or_folder):
-            return cls(**pretrained.read(Path(repo_id_or_folder)))
+            return cls(**pretrained.read(Path(repo_id_or_folder), max_parameters=max_parameters))
         path = hub.fetch(
             str(repo_id_or_folder),
             (pretrained.CONFIG_FILE, pretrained.MASK_FILE),  # config.json first: its downloads count
@@ -242,7 +268,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             force_download=force_download,
         )
         try:
-            return cls(**pretrained.read(path))
+            return cls(**pretrained.read(path, max_parameters=max_parameters))
         except ValueError as error:
             hint = "if it broke on the way, force_download=True fetches it anew"
             raise ValueError(f"{error}. It came from '{repo_id_or_folder}' on the Hub; {hint}") from error
@@ -266,7 +292,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             branch: made from main if it is missing; None: main.
             create_pr: open a pull request instead.
             token: with write access; None: the one of `hf auth login`.
-            config, model_card_kwargs: not used; `save_pretrained(push_to_hub=True)` of ModelHubMixin passes them.
+            config, model_card_kwargs: not used; ModelHubMixin has them.
         Returns: URL of the commit. Raises: hub.HubError.
         """
         with hub.explained(repo_id, branch), TemporaryDirectory() as files:

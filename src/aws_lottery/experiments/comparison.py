@@ -1,15 +1,14 @@
 """`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import safetensors.torch
 from torch import nn
 
+from .. import checked_tensors
 from ..config import PROTOCOLS
 from ..data import ImageData
 from ..mask_file.sparse_weights import load_weights, solution_weights
@@ -17,6 +16,7 @@ from ..processes import any_process
 from ..runs.checkpoint import CheckpointError, claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
 from ..runs.lock import do_all, written_once
+from ..strict_json import read_file
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
 from .jobs import Job, Plan, SearchRound, every_round
@@ -129,7 +129,7 @@ class Comparison:
                 seed=job.data_seed,
                 recalibrated=protocol.recalibrate,
             )
-        row = _checked(folder / RESULT_FILE, json.loads((folder / RESULT_FILE).read_text()), origin)
+        row = _checked(folder / RESULT_FILE, read_file(folder / RESULT_FILE), origin)
         assert isinstance(row, Accuracy)
         return row
 
@@ -145,7 +145,8 @@ class Comparison:
 
     def _trained(self, job: Job) -> nn.Module:
         model = self.fresh(job.seed)
-        model.load_state_dict(safetensors.torch.load_file(self.folder / "trainings" / job.name / MODEL_FILE))
+        weights, _ = checked_tensors.read(self.folder / "trainings" / job.name / MODEL_FILE)
+        model.load_state_dict(weights)
         return model.to(self.accelerator.device)
 
     def _line(self, kind: Literal["stability", "lmc"], job: Job, end: Job) -> Line:

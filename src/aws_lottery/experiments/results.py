@@ -1,14 +1,16 @@
 """What a comparison measures, as typed rows; results.jsonl has one row a line."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from reprlib import repr as short
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from ..atomic import replace_file
 from ..connectivity import Barrier
+from ..strict_json import read_object, to_json, with_checksum, without_checksum
 from ..transfers import TRANSFERS
 
 
@@ -121,15 +123,35 @@ def row_from_dict(values: Mapping[str, Any], where: object = "row") -> Row:
 
     Args:
         where: it stands, for messages.
-    Raises: ValueError for an unknown kind or a key that is missing.
+    Raises: ValueError for an unknown kind, a key that is missing, or a value of another type.
     """
     kind = values.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}: 'kind' must be one of {', '.join(KINDS)}, got {kind!r}")
     needed = [f.name for f in fields(KINDS[kind]) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{where}: a row of kind '{kind}' needs {', '.join(missing)}, and has {', '.join(values)}")
-    return KINDS[kind](**{f.name: values[f.name] for f in fields(KINDS[kind]) if f.name in values})
+    known = {f.name: values[f.name] for f in fields(KINDS[kind]) if f.name in values}
+    types = get_type_hints(KINDS[kind])
+    if wrong := next((name for name, value in known.items() if not _is_of(value, types[name])), None):
+        raise ValueError(f"{where}: '{wrong}' is {short(known[wrong])}, expected {types[wrong]}")
+    return KINDS[kind](**known)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of the type of a field."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is UnionType:
+        return any(_is_of(value, one) for one in inner)
+    if outer is Literal:
+        return value in inner
+    if outer is Sequence:
+        return isinstance(value, list | tuple) and all(_is_of(x, inner[0]) for x in value)
+    if outer is Mapping:
+        return isinstance(value, Mapping) and all(_is_of(x, inner[1]) for x in value.values())
+    if outer is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return outer is Any or (isinstance(value, outer) and not (outer is int and isinstance(value, bool)))
 
 
 def row_to_dict(row: Row) -> dict[str, Any]:
@@ -140,18 +162,20 @@ def row_to_dict(row: Row) -> dict[str, Any]:
 def read_results(path: str | Path) -> list[Row]:
     """The rows of a results.jsonl. Raises: ValueError that names file and line."""
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        where = f"{path}, line {number}"
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        rows.append(row_from_dict(values, f"{path}, line {number}"))
+            values = without_checksum(read_object(line))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        rows.append(row_from_dict(values, where))
     return rows
 
 
 def write_results(path: str | Path, rows: Iterable[Row]) -> None:
-    """Replace the file as a whole by these rows."""
-    replace_file(Path(path), "".join(json.dumps(row_to_dict(row)) + "\n" for row in rows).encode())
+    """Replace the file as a whole by these rows, each with its checksum."""
+    lines = [to_json(with_checksum(row_to_dict(row))) + "\n" for row in rows]
+    replace_file(Path(path), "".join(lines).encode())
 
 
 def transfer_order(transfer: str) -> tuple[int, str]:

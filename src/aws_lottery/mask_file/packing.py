@@ -26,8 +26,10 @@ from . import golomb_rice
 
 FORMAT = "aws_lottery.signed_mask"
 FORMAT_VERSION = 1
-MAX_ELEMENTS = 1 << 32  # in a file, unless the reader says otherwise; 4 GiB once decoded
 ELEMENTS_PER_BYTE = 1024  # at most, of the file, about the bound of zlib; `pack` pads smaller files
+# Unless the reader says how many elements there may be: so many in any file, 64 MiB once decoded, and beyond them
+# 64 for each byte of the file, which masks with 1.5 % left or more take by themselves; `pack` pads others.
+FREE_ELEMENTS, TYPICAL_PER_BYTE = 1 << 26, 64
 
 Unpacked = tuple[dict[str, Tensor], dict[str, str]]  # name -> signs, and the caller's metadata
 
@@ -39,6 +41,10 @@ _MAX_DIMENSIONS = 64  # as in numpy
 
 class PackingError(ValueError):
     """The bytes are not a signed mask that this version can read and verify."""
+
+
+class AnotherFile(PackingError):
+    """The file is not the one that was asked for."""
 
 
 class _Row(NamedTuple):
@@ -54,16 +60,24 @@ def write(path: str | os.PathLike, signs: Mapping[str, Tensor], metadata: Mappin
     replace_file(path, pack(signs, metadata))
 
 
-def read(path: str | os.PathLike, *, max_elements: int = MAX_ELEMENTS) -> Unpacked:
-    """What `write` was given. Arguments and errors are those of `unpack`, and OSError."""
+def read(path: str | os.PathLike, *, max_elements: int | None = None, file_sha256: str | None = None) -> Unpacked:
+    """What `write` was given. Arguments and errors are those of `unpack`, and OSError.
+
+    Args:
+        file_sha256: of the whole file; None: any.
+    Raises: AnotherFile if that is not its SHA-256.
+    """
     with open(path, "rb") as file:
         try:
-            size, most = os.fstat(file.fileno()).st_size, _MAX_TEXT + 2 * max_elements
-            if size > most:  # before it fills the memory
+            size = os.fstat(file.fileno()).st_size
+            if max_elements is not None and size > (most := _MAX_TEXT + 2 * max_elements):  # before it fills the memory
                 raise _damaged(f"{size} bytes, expected at most {most} for {max_elements} elements")
-            return unpack(file.read(), max_elements=max_elements)
+            data = file.read()
+            if file_sha256 is not None and file_sha256 != hashlib.sha256(data).hexdigest():
+                raise AnotherFile(f"its SHA-256 is not {short(file_sha256)}")
+            return unpack(data, max_elements=max_elements)
         except PackingError as error:
-            raise PackingError(f"cannot read '{os.fspath(path)}': {error}") from None
+            raise type(error)(f"cannot read '{os.fspath(path)}': {error}") from None
 
 
 def pack(signs: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -77,32 +91,33 @@ def pack(signs: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     flat = {name: _flat(name, value) for name, value in signs.items()}
     coded = {name: golomb_rice.encode(values) for name, values in flat.items()}
     rows = [_Row(name, list(signs[name].shape), code) for name, (code, _, _) in coded.items()]
-    header = _header(rows, metadata, _sha256(rows, flat))
+    header = _header(rows, metadata, _sha256({row.name: row.shape for row in rows}, flat))
     if len(header) > _MAX_TEXT:
         raise ValueError(f"names and metadata take {len(header)} bytes, at most {_MAX_TEXT} can be kept")
     streams = [positions for _, positions, _ in coded.values()] + [signs for _, _, signs in coded.values()]
-    least = sum(_extent(row.shape) for row in rows) // ELEMENTS_PER_BYTE - sum(map(len, streams))
+    least = _least_size(sum(_extent(row.shape) for row in rows)) - sum(map(len, streams))
     header = header.ljust(-(-max(len(header), least) // 8) * 8)
     return b"".join([struct.pack("<Q", len(header)), header, *streams])
 
 
-def unpack(data: bytes, *, max_elements: int = MAX_ELEMENTS) -> Unpacked:
+def unpack(data: bytes, *, max_elements: int | None = None) -> Unpacked:
     """The inverse of `pack`, for bytes from anybody.
 
     It takes no bytes to say that a tensor of any size is all 0 or all +1, so what a file declares is held
-    against two limits before anything is allocated: `max_elements`, and 1024 elements for each byte of the
-    file (`pack` pads the few masks that take less, such as those with under one survivor in 1700). Who knows
-    the model passes its number of parameters; then no file costs more memory than an honest one, which is
-    its own size, a byte an element, and about a megabyte of scratch; or 190 MB to parse the worst header.
+    against a limit before anything is allocated: by itself, 64 Mi elements or, if that is more, 64 for each byte of
+    the file. Who knows the model passes its number of parameters; then no file costs more memory than an honest one,
+    which is its own size, a byte an element, and about a megabyte of scratch; or 190 MB to parse the worst header.
+    In any case there is a byte of the file for 1024 elements. `pack` pads the masks that take less.
 
     Args:
-        max_elements: of all tensors together; a dimension of 0 counts as 1.
+        max_elements: of all tensors together; a dimension of 0 counts as 1; None: as above.
     Returns: name -> int8 in {-1, 0, 1}, in the order that `pack` was given, and the caller's metadata.
     Raises: PackingError, whatever the bytes, unless they are a signed mask and its checksum is right.
     """
-    header, body = _split(data, max_elements)
+    limit = _limit(len(data)) if max_elements is None else min(max_elements, ELEMENTS_PER_BYTE * len(data))
+    header, body = _split(data, limit)
     metadata = _parse_metadata(header)
-    rows = _parse_table(metadata["tensors"], min(max_elements, ELEMENTS_PER_BYTE * len(data)))
+    rows = _parse_table(metadata["tensors"], limit)
     streams = {key: value for key, value in header.items() if key != "__metadata__"}
     if _dumps(streams) != _dumps(_streams(rows)):  # as text: 1, 1.0 and true are equal in Python
         raise _damaged(f"its header has the tensors {short(streams)}, expected {_streams(rows)}")
@@ -110,7 +125,7 @@ def unpack(data: bytes, *, max_elements: int = MAX_ELEMENTS) -> Unpacked:
     if len(body) != expected:
         raise _damaged(f"{len(body)} bytes follow its header, expected {expected}")
     flat = _decode(rows, body)
-    found = _sha256(rows, flat)
+    found = _sha256({row.name: row.shape for row in rows}, flat)
     if found != metadata["sha256"]:
         raise _damaged(f"its signs have SHA-256 {found}, expected {short(metadata['sha256'])}")
     signs = {row.name: torch.from_numpy(flat[row.name]).reshape(row.shape) for row in rows}
@@ -146,12 +161,22 @@ def _streams(rows: Sequence[_Row]) -> dict[str, dict]:
     }
 
 
-def _split(data: bytes, max_elements: int) -> tuple[dict[str, Any], np.ndarray]:
+def _limit(size: int) -> int:
+    """How many elements a file of so many bytes may have, if its reader does not say."""
+    return min(ELEMENTS_PER_BYTE * size, max(FREE_ELEMENTS, TYPICAL_PER_BYTE * size))
+
+
+def _least_size(elements: int) -> int:
+    """The smallest file that a reader takes so many elements from: the inverse of `_limit`."""
+    return elements // (ELEMENTS_PER_BYTE if elements <= FREE_ELEMENTS else TYPICAL_PER_BYTE)
+
+
+def _split(data: bytes, limit: int) -> tuple[dict[str, Any], np.ndarray]:
     """The header of a safetensors file, and the bytes after it."""
     if len(data) < 8:
         raise _damaged(f"it has {len(data)} bytes, expected 8 at least")
     (length,) = struct.unpack_from("<Q", data)
-    most = min(len(data) - 8, _MAX_TEXT + max_elements // ELEMENTS_PER_BYTE)
+    most = min(len(data) - 8, _MAX_TEXT + _least_size(limit))
     if length > most:
         raise _damaged(f"its first 8 bytes announce a header of {length} bytes, expected at most {most}")
     header = _loads(data[8 : 8 + length], "header")
@@ -192,8 +217,8 @@ def _parse_table(text: str, limit: int) -> list[_Row]:
         elements += _extent(row.shape)
         if elements > limit:  # by how much is not said: it can have too many digits for str()
             raise PackingError(
-                f"it declares more than {limit} elements, the lesser of max_elements and {ELEMENTS_PER_BYTE} "
-                "for each byte of the file; if you expect a mask of this size, raise max_elements"
+                f"it declares more than {limit} elements, as many as were asked for or a file of its size may have; if "
+                "you expect a mask of this size, give its number of parameters (max_parameters, max_elements)"
             )
     return list(rows.values())
 
@@ -223,13 +248,21 @@ def _decode(rows: Sequence[_Row], body: np.ndarray) -> dict[str, np.ndarray]:
     return flat
 
 
-def _sha256(rows: Sequence[_Row], flat: Mapping[str, np.ndarray]) -> str:
+def sha256(signs: Mapping[str, Tensor]) -> str:
+    """The checksum of a signed mask as its file has it, which tells masks apart."""
+    return _sha256(
+        {name: value.shape for name, value in signs.items()},
+        {name: _flat(name, value) for name, value in signs.items()},
+    )
+
+
+def _sha256(shapes: Mapping[str, Sequence[int]], flat: Mapping[str, np.ndarray]) -> str:
     """Of each tensor in turn: length of the name, name, number of dimensions, dimensions, signs."""
     digest = hashlib.sha256()
-    for row in rows:
-        name, shape = row.name.encode(), row.shape
+    for tensor, shape in shapes.items():
+        name = tensor.encode()
         digest.update(struct.pack(f"<Q{len(name)}sQ{len(shape)}Q", len(name), name, len(shape), *shape))
-        digest.update(flat[row.name].data)
+        digest.update(flat[tensor].data)
     return digest.hexdigest()
 
 

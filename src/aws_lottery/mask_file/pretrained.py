@@ -1,11 +1,13 @@
 """The folder of a signed mask: config.json, for people and for the Hub's count of downloads, and the signs.
 
-`signed_mask.safetensors` (docs/packing.md) is all that `apply_` needs; config.json says where the mask is from.
-Both may come from strangers: what `read` returns has the types that it promises, or it raises ValueError.
+`signed_mask.safetensors` (docs/format.md) is all that `apply_` needs; config.json says where the mask is from, by a
+checksum which signs are beside it, and by another one whether it is whole itself. Both may come from strangers: what
+`read` returns has the types that it promises, or it raises ValueError.
 """
 
-import json
+import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +16,56 @@ from typing import Any
 from torch import Tensor
 
 from .. import __version__, signs
-from ..atomic import replace_file
+from ..atomic import remove_leftovers, replace_file
 from ..config import SignedMaskConfig
+from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
 from . import packing
 from .provenance import Provenance, Result
 
 CONFIG_FILE, MASK_FILE, CARD_FILE = "config.json", "signed_mask.safetensors", "README.md"
+MASK_SHA256 = "signed_mask_sha256"  # key of config.json: of the bytes of the file beside it
 FORMAT_VERSION = 1  # of config.json
 MAX_CONFIG_BYTES = 1 << 20
+ATTEMPTS = 10  # at reading a mask that is being replaced
 
 
-def write(folder: Path, mask: Any) -> None:
-    """Write both files of a SignedMask into an existing folder; each replaced whole."""
+def write(folder: Path, mask: Any, card: str) -> None:
+    """Write the files of a SignedMask and its card into an existing folder, whatever mask it holds.
+
+    A reader finds the mask that was there or the new one, also where this is killed; one process writes at a time.
+    The new signs come first, under a name of their own, then config.json, which says by their checksum that they are
+    the ones that count, then they get their name.
+
+    Raises: ValueError, before anything is written, for what can't be kept; OSError.
+    """
+    signs_file = _signs_file(mask)
+    digest = hashlib.sha256(signs_file).hexdigest()
+    config_file = (to_json(with_checksum(_config(mask, digest)), indent=2) + "\n").encode()
+    staged = _staged(folder, digest)
+    replace_file(staged, signs_file)
+    try:
+        replace_file(folder / CONFIG_FILE, config_file)
+    except OSError:
+        staged.unlink()
+        raise
+    staged.replace(folder / MASK_FILE)
+    replace_file(folder / CARD_FILE, card.encode())
+    for leftover in folder.glob(_staged(folder, "*").name):  # of writers that were killed
+        leftover.unlink(missing_ok=True)
+    remove_leftovers(folder)
+
+
+def _signs_file(mask: Any) -> bytes:
     roles = {
         "parameters": mask.parameters,
         "signed": mask.signed,
         "signed_only": [name for name in mask if name not in set(mask.prunable)],
     }
-    packing.write(folder / MASK_FILE, mask, {"signed_mask": json.dumps(roles)})
-    config = {
+    return packing.pack(mask, {"signed_mask": to_json(roles)})
+
+
+def _config(mask: Any, digest: str) -> dict[str, Any]:
+    return {
         "format_version": FORMAT_VERSION,
         "library_name": "aws_lottery",
         "library_version": __version__,
@@ -41,27 +74,58 @@ def write(folder: Path, mask: Any) -> None:
         "remaining_total": mask.remaining_total,
         "results": [vars(result) for result in mask.results],
         "provenance": vars(mask.provenance) if mask.provenance else None,
+        MASK_SHA256: digest,
     }
-    replace_file(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def read(folder: Path) -> dict[str, Any]:
+def _staged(folder: Path, digest: str) -> Path:
+    """Where signs are until they get their name."""
+    return folder / f".signed_mask-{digest[:16]}.safetensors"
+
+
+def read(folder: Path, *, max_parameters: int | None = None) -> dict[str, Any]:
     """The arguments of SignedMask, from the two files. Keys of config.json that it does not know are passed over.
 
+    Args:
+        max_parameters: entries that the mask may have; None: what `packing.unpack` lets pass.
     Raises: ValueError that names the file and what is wrong with it; FileNotFoundError.
     """
-    for name in (CONFIG_FILE, MASK_FILE):
-        if not (folder / name).is_file():
+    staged = any(folder.glob(_staged(folder, "*").name))
+    for name, there in ((CONFIG_FILE, False), (MASK_FILE, staged)):
+        if not there and not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in '{folder}'; it should be a folder that save_pretrained wrote")
-    values, metadata = packing.read(folder / MASK_FILE)
+    for _ in range(ATTEMPTS):
+        text = _config_text(folder / CONFIG_FILE)
+        with _reading(folder / CONFIG_FILE):
+            about = _about(text)
+        found = _signs_of(folder, about.pop(MASK_SHA256), max_parameters)
+        if found is not None and text == _config_text(folder / CONFIG_FILE):
+            values, metadata = found
+            break
+    else:
+        packing.read(folder / MASK_FILE, max_elements=max_parameters)  # tells what is wrong with it, if anything is
+        raise ValueError(
+            f"cannot read '{folder / CONFIG_FILE}': it is of another mask than {MASK_FILE} beside it, whose SHA-256 is "
+            f"not its {MASK_SHA256}"
+        )
     with _reading(folder / MASK_FILE):
-        roles = _roles(values, _object(metadata["signed_mask"]))
-    with _reading(folder / CONFIG_FILE), open(folder / CONFIG_FILE, "rb") as file:
-        told = _told(file.read(MAX_CONFIG_BYTES + 1))
-        found = signs.remaining({name: values[name] for name in roles["prunable"]})
-        if not isinstance(said := told.pop("remaining"), float) or not math.isclose(said, found):
-            raise ValueError(f"it says that {said!r:.100} remains, {MASK_FILE} has {found}: they are of two masks")
-    return {"values": values, **roles, **told}
+        roles = _roles(values, read_object(metadata["signed_mask"]))
+    with _reading(folder / CONFIG_FILE):
+        share, left = about.pop("remaining"), signs.remaining({name: values[name] for name in roles["prunable"]})
+        if not isinstance(share, float) or not math.isclose(share, left):
+            raise ValueError(f"it says that {share!r:.100} remains, {MASK_FILE} has {left}: they are of two masks")
+    return {"values": values, **roles, **about}
+
+
+def _signs_of(folder: Path, digest: str | None, max_parameters: int | None) -> packing.Unpacked | None:
+    """What is in the file with that SHA-256, None if there is none; where config.json tells none, as the first ones
+    did, in the file that is there."""
+    for path in (folder / MASK_FILE, *([_staged(folder, digest)] if digest else [])):
+        try:
+            return packing.read(path, max_elements=max_parameters, file_sha256=digest)
+        except (packing.AnotherFile, FileNotFoundError):
+            continue
+    return None
 
 
 @contextmanager
@@ -87,25 +151,31 @@ def _roles(values: dict[str, Tensor], roles: dict[str, Any]) -> dict[str, Any]:
     return {"parameters": parameters, "signed": signed, "prunable": prunable}
 
 
-def _told(data: bytes) -> dict[str, Any]:
-    if len(data) > MAX_CONFIG_BYTES:
+def _config_text(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_CONFIG_BYTES + 1)
+
+
+def _about(text: bytes) -> dict[str, Any]:
+    """What config.json tells: the arguments of SignedMask, `remaining`, and the checksum of the signs."""
+    if len(text) > MAX_CONFIG_BYTES:
         raise ValueError(f"more than {MAX_CONFIG_BYTES} bytes")
-    told = _object(data)
+    told = read_object(text)
     if type(version := told.get("format_version")) is not int or told.get("library_name") != "aws_lottery":
         raise ValueError("not the configuration of a signed mask")
     if version > FORMAT_VERSION:
         raise ValueError(f"format version {version}, this aws_lottery reads {FORMAT_VERSION}; install a newer one")
+    if (MASK_SHA256 in told) != (CHECKSUM in told):  # the first files had neither
+        raise ValueError(f"it is damaged, or was edited: it has one of {MASK_SHA256} and {CHECKSUM} without the other")
+    told = without_checksum(told)
+    digest = told.get(MASK_SHA256)
+    if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+        raise ValueError(f"its {MASK_SHA256} is {digest!r:.100}, expected 64 hexadecimal digits")
     config, about = told.get("config"), told.get("provenance")
     return {
         "config": None if config is None else SignedMaskConfig.from_dict(config),
         "results": [Result(**result) for result in told.get("results", [])],
         "provenance": None if about is None else Provenance(**about),
         "remaining": told.get("remaining"),
+        MASK_SHA256: digest,
     }
-
-
-def _object(text: str | bytes) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value

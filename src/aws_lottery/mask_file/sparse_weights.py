@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .. import checked_tensors
 from ..atomic import replace_file
 from ..config import METHODS
 from ..parameters.unwrap import buffers_of, parameters_of, unwrap
+from . import packing
 
 if TYPE_CHECKING:
     from ..mask import SignedMask
 
+MASK = "signed_mask"  # key of the metadata: the checksum of the signs
 WEIGHTS_FILE, REWOUND_FILE = "weights.safetensors", "rewound.safetensors"
 
 
@@ -30,21 +32,25 @@ def save_weights(folder: str | Path, model: nn.Module, mask: Mapping[str, Tensor
     for name, parameter in parameters_of(model).items():
         value = parameter.detach().cpu()
         tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
-    replace_file(Path(folder) / file, safetensors.torch.save(tensors))
+    replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask)}))
 
 
 def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE) -> dict[str, Tensor]:
     """Name -> parameter or buffer, with zeros where the mask has them: the inverse of `save_weights`.
 
-    Files written before buffers were kept have parameters alone.
+    Files written before buffers were kept have parameters alone; those from before there were checksums are held
+    against the mask by their sizes only.
 
-    Raises: FileNotFoundError; ValueError if the file is not of this mask.
+    Raises: FileNotFoundError; ValueError if the file is damaged, or is not of this mask.
     """
     path = Path(folder) / file
     if not path.is_file():
         raise FileNotFoundError(f"no {file} in '{folder}'; find_signed_mask writes it beside each mask")
+    kept, about = checked_tensors.read(path)
+    if about and about.get(MASK) != packing.sha256(mask):
+        raise ValueError(f"{path}: its weights are of another mask; are the two of one search and round?")
     weights = {}
-    for name, value in safetensors.torch.load_file(path).items():
+    for name, value in kept.items():
         if name in mask:
             places = mask[name] != 0
             if value.numel() != int(places.sum()):

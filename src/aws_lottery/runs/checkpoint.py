@@ -13,7 +13,7 @@ import torch
 
 from ..atomic import replace_file
 from ..processes import together
-from ..strict_json import to_json
+from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -112,20 +112,20 @@ def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
     Raises: CheckpointError that lists the differences if it holds a run with other settings, if its run.json is
         damaged, or if it holds any run and `resume` is False.
     """
-    settings = json.loads(to_json(settings))  # as they will be read back
+    sealed = with_checksum(settings)
     path = folder / "run.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps({**settings, "sha256": _digest(settings)}, indent=2) + "\n").encode())
+        replace_file(path, (to_json(sealed, indent=2) + "\n").encode())
         return
     if not resume:
         raise CheckpointError(f"{folder} holds a run already; take another output folder, or resume")
     theirs = _settings_in(path)
-    compared = {*theirs, *settings} if theirs.pop("sha256", None) else {*theirs}  # files of before say less
+    compared = {*theirs, *sealed} if CHECKSUM in theirs else {*theirs}  # files of before say less
     differences = [
-        f"{key}: {theirs.get(key)!r} there, {settings.get(key)!r} now"
-        for key in sorted(compared - {"sha256"})
-        if theirs.get(key) != settings.get(key)
+        f"{key}: {theirs.get(key)!r} there, {sealed.get(key)!r} now"
+        for key in sorted(compared - {CHECKSUM})
+        if theirs.get(key) != sealed.get(key)
     ]
     if differences:
         raise CheckpointError(
@@ -135,23 +135,17 @@ def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
+    """The settings, with their checksum if they have one."""
     try:
-        settings = json.loads(path.read_text())
-    except (ValueError, RecursionError):
-        settings = None
-    if not settings or not isinstance(settings, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no settings. Take another output folder")
-    recorded = settings.get("sha256")
-    if recorded is not None and recorded != _digest({k: v for k, v in settings.items() if k != "sha256"}):
+        settings = read_object(path.read_bytes())
+        if not without_checksum(settings):
+            raise ValueError("it holds no settings")
+    except ValueError as error:
         raise CheckpointError(
-            f"{path} is damaged: its sha256 is not that of its settings. Take another output folder, or delete it "
-            "if you are sure that the run in there has the settings given now"
-        )
+            f"{path} is damaged: {error}. Take another output folder, or delete it if you are sure that the run in "
+            "there has the settings given now"
+        ) from error
     return settings
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return _DIGEST(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _random_states() -> dict[str, Any]:

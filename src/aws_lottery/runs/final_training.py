@@ -1,21 +1,20 @@
 """A(theta, u) as a job of its own: a final training in a folder, that survives being killed and is not run twice."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 from torch import nn
 
+from .. import checked_tensors
 from ..atomic import replace_file
 from ..data import ImageData
 from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import unwrap
 from ..processes import together
-from ..strict_json import to_json
+from ..strict_json import read_file, to_json, with_checksum, without_checksum
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
@@ -50,8 +49,8 @@ def final_training(
         recalibrated: measure with BatchNorm re-estimated on the training data.
     Returns: `identity`, `training` (the hyper-parameters), `data_seed`, and `before` and `after`, top-1 accuracies in
         percent.
-    Raises: CheckpointError if output_dir holds another training; ValueError if the model does not fit the data;
-        Interrupted; Busy.
+    Raises: CheckpointError if output_dir holds another training; ValueError if the model does not fit the data, or the
+        result that is there is damaged; Interrupted; Busy.
     """
     model = unwrap(model).to(accelerator.device)
     identity = {**identity, "dataset": data.name, "training": asdict(config), "data_seed": seed}
@@ -76,7 +75,7 @@ def final_training(
     path = run.folder / RESULT_FILE
     with run:
         if path.exists():
-            return json.loads(path.read_text())
+            return read_file(path, then="delete it to have the training done again")
         measured |= run.more or {"before": accuracy()}
         try:
             train(
@@ -91,12 +90,12 @@ def final_training(
             measured["after"] = accuracy()
         except FloatingPointError as error:
             measured["failed"] = str(error)
-        text = to_json({**identity, **measured}, indent=2) + "\n"
+        result = with_checksum({**identity, **measured})
         with together(accelerator):
             if accelerator.is_main_process:
                 if "failed" not in measured:
                     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-                    replace_file(run.folder / MODEL_FILE, safetensors.torch.save(whole))
-                replace_file(path, text.encode())
+                    replace_file(run.folder / MODEL_FILE, checked_tensors.to_bytes(whole, {}))
+                replace_file(path, (to_json(result, indent=2) + "\n").encode())
         run.remove_checkpoint()
-    return json.loads(text)
+    return without_checksum(result)

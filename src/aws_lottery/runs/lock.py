@@ -4,9 +4,8 @@ rows = do_all((partial(train, job) for job in jobs), accelerator)  # a job raise
 row = written_once(path, partial(measure, model), accelerator)  # measured by one run, read by the others
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ..atomic import replace_file
 from ..processes import together
-from ..strict_json import to_json
+from ..strict_json import read_file, to_json, with_checksum
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -72,15 +71,15 @@ def do_all(jobs: Iterable[Callable[[], T]], accelerator: "Accelerator") -> list[
         time.sleep(WAIT_SECONDS)
 
 
-def written_once(path: Path, make: Callable[[], Any], accelerator: "Accelerator") -> Any:
+def written_once(path: Path, make: Callable[[], Mapping[str, Any]], accelerator: "Accelerator") -> dict[str, Any]:
     """What the JSON file `path` holds; if there is none, `make()` is called, by one run alone, and written there.
 
-    Every process has to call it. Raises: Busy if another run is making it.
+    Every process has to call it. Raises: Busy if another run is making it; ValueError if the file is damaged.
     """
     with locked(path.with_name(f"{path.name}.lock"), accelerator):
         if not path.exists():
-            text = to_json(make()) + "\n"
+            text = to_json(with_checksum(make())) + "\n"
             with together(accelerator):
                 if accelerator.is_main_process:
                     replace_file(path, text.encode())
-        return json.loads(path.read_text())
+        return read_file(path)

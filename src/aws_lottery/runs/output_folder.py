@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..atomic import remove_leftovers
 from ..processes import any_process, together
 from ..training import Training
 from . import checkpoint
@@ -132,8 +133,7 @@ class Run:
 
     def _claim(self) -> None:
         for place in (self.folder, *self.folder.glob("round-*")):
-            for leftover in place.glob(".*.tmp"):  # of a run that was killed while it wrote
-                leftover.unlink()
+            remove_leftovers(place)
         checkpoint.claim(self.folder, self.settings, resume=self.resume)
         state = sum(value.nbytes for value in self.model.state_dict().values())
         needed, free = 2 * state, shutil.disk_usage(self.folder).free  # at least: the weights and a moment of them
