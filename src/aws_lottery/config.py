@@ -75,7 +75,7 @@ class SignedMaskConfig:
     Give `rounds` or `target_remaining`, not both (unless they agree); neither means 9 rounds, 0.134 remaining.
 
     Args:
-        method: a row of METHODS.
+        method: how rounds differ, a row of METHODS.
         rounds: T of Algorithm 1, the number of prunes.
         target_remaining: in (0, 1); sets `rounds` to the first whose share of prunable weights is not above it.
         prune_rate: share of the survivors that goes in a round, in (0, 1).
@@ -86,7 +86,7 @@ class SignedMaskConfig:
         classifier: name of the classifier module; None finds it by rule: the last linear layer in the order of
             model.named_modules(), or the last convolution where there is no linear layer.
         exclude: names or globs (`features.0`, `*.downsample.*`) of modules or parameters not to be pruned.
-        protocol: a row of PROTOCOLS.
+        protocol: of the paper's text or the authors' code, a row of PROTOCOLS.
         criterion: a row of CRITERIA: what a prune ranks weights by.
         seed: of the stream of alpha, or of the scores of `gm`.
         architecture: free text that tells which network a mask is for; None: the model's class name.

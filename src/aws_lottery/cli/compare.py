@@ -1,5 +1,17 @@
-"""The command line of a comparison."""
+"""Compare starts from one or more searches: final trainings, rounds x transfers x seeds; table, plots, cards.
 
+Writes results.jsonl, table.md, plots, and the masks with cards that state what was measured. What is done is not done
+again; the same command started several times shares the work.
+
+Examples:
+    aws-lottery compare runs/aws --dataset uoft-cs/cifar100 --rounds 9
+    aws-lottery compare runs/aws runs/lrr --dataset FOLDER --rounds 7 9 11 \\
+        --barrier_rounds 11 --transfers dense solution signs lrr:mask
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -8,36 +20,73 @@ from ..experiments.jobs import SearchRound
 from ..experiments.report import TABLE_FILE
 from ..models import ARCHITECTURES, fresh_network
 from ..paper import RECIPES
-from .options import accelerator_for, data_for, final_config, options, settings_for
+from ..transfers import TRANSFERS
+from .options import (
+    accelerator_for,
+    data_for,
+    final_config,
+    options,
+    recipe_option,
+    settings_for,
+    training_options,
+    write_options,
+)
+from .parser import CommandParser, chosen
+
+
+def parser(argv: Sequence[str] | None) -> CommandParser:
+    return comparison_parser(__doc__, argv)
 
 
 def compare_main(description: str | None) -> None:
-    """The command line of a comparison: final trainings from the masks of one or more searches."""
-    networks = {name: row for rows in RECIPES.values() for name, row in rows.items()}
-    parser = options(description, None, networks)
-    parser.add_argument("searches", nargs="+", help="folders that search recipes wrote")
-    parser.add_argument("--rounds", type=int, nargs="+", required=True)
-    parser.add_argument(
-        "--transfers", nargs="+", default=["dense", "solution", "signs", "mask"], metavar="[METHOD:]NAME"
+    """The command line of the recipe: `aws-lottery compare` under its own description."""
+    run(comparison_parser(description, None).parse_args())
+
+
+def comparison_parser(description: str | None, argv: Sequence[str] | None) -> CommandParser:
+    settings = RECIPES[chosen(argv, "recipe") or "small"]
+    row = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
+    parser = options(description, None, model="that of the searches")
+    parser.add_argument("searches", nargs="+", help="folders that searches wrote")
+    group = parser.add_argument_group("what is compared")
+    group.add_argument("--rounds", type=int, nargs="+", required=True, metavar="N", help="of each search")
+    group.add_argument(
+        "--transfers",
+        nargs="+",
+        default=["dense", "solution", "signs", "mask"],
+        metavar="[METHOD:]NAME",
+        help=f"of {', '.join(TRANSFERS)} (default: dense solution signs mask)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument(
-        "--barrier_rounds", type=int, nargs="*", default=[], help="of --rounds; each start trains twice"
+    group.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="of the starts (default: 1 2 3)"
     )
-    parser.add_argument("--recipe", choices=list(RECIPES), default="small", help="whose hyper-parameters")
-    parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
-    given = parser.parse_args()
+    group.add_argument(
+        "--barrier_rounds",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="N",
+        help="of --rounds: barriers to the solution and against SGD noise; each start trains twice",
+    )
+    recipe_option(parser)
+    training_options(parser, row.final)
+    return parser
+
+
+def run(given: argparse.Namespace) -> None:
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
     name = given.model or SearchRound(Path(given.searches[0]), given.rounds[0]).architecture
     if name is None or name not in ARCHITECTURES:
-        parser.error(f"--model is needed: the search is of '{name}', not one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"--model is needed: the search is of '{name}', not one of {', '.join(ARCHITECTURES)}")
+    config = final_config(settings_for(name, RECIPES[given.recipe]), given)
     accelerator = accelerator_for(given)
     data = data_for(given, accelerator)
+    write_options(given, {"model": name, **asdict(config)}, accelerator)
     comparison = Comparison(
         given.searches,
         partial(fresh_network, name, data.num_classes, image_size=data.image_size, channels_last=given.channels_last),
         data,
-        final_config(settings_for(name, RECIPES[given.recipe]), given),
+        config,
         output_dir=given.output_dir,
         accelerator=accelerator,
         rounds=given.rounds,

@@ -1,53 +1,92 @@
-"""The command line of a search."""
+"""Search for a winning sign: the signed mask of every round (Algorithm 1).
 
-import shlex
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+Writes a folder a round with the mask, its card and the weights that survived; metrics.jsonl, and options.json with all
+that was used. Killed and started again with the same options, it goes on.
+
+Examples:
+    aws-lottery find --dataset uoft-cs/cifar100 --model resnet50
+    aws-lottery find --dataset FOLDER --model resnet20 --target_remaining 0.1
+    aws-lottery find --config runs/first/options.json --seed 1 --output_dir runs/second
+    accelerate launch --multi_gpu -m aws_lottery find \\
+        --recipe imagenet --dataset ILSVRC/imagenet-1k --mixed_precision bf16
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..config import METHODS, PROTOCOLS, SignedMaskConfig
+from ..config import METHODS, PROTOCOLS, PRUNABLE_KINDS, SignedMaskConfig
 from ..criteria import CRITERIA
-from ..models import fresh_network, model_code
-from ..paper import Settings
-from ..runs.search import find_signed_mask, round_folder
+from ..models import ARCHITECTURES, fresh_network, model_code
+from ..paper import RECIPES, Settings
+from ..runs.search import OF_FINAL_TRAINING, find_signed_mask, round_folder
 from ..training import steps_an_epoch
-from .options import accelerator_for, adjusted, data_for, options, settings_for
+from .options import (
+    accelerator_for,
+    adjusted,
+    command_line,
+    data_for,
+    options,
+    recipe_option,
+    settings_for,
+    training_options,
+    write_options,
+)
+from .parser import CommandParser, chosen, said
 
-SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}  # and a final training of one epoch
+STAGES = ("rounds", "warmup_epochs", "epochs_per_round")  # of Settings
+SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}
+SEARCH = tuple(field.name for field in fields(SignedMaskConfig) if field.name not in ("seed", "architecture"))
+
+
+def parser(argv: Sequence[str] | None) -> CommandParser:
+    parser = search_parser(__doc__, argv, None, RECIPES[chosen(argv, "recipe") or "small"])
+    recipe_option(parser)
+    return parser
+
+
+def run(given: argparse.Namespace) -> None:
+    search(given, RECIPES[given.recipe])
 
 
 def search_main(description: str | None, dataset: str, settings: Mapping[str, Settings]) -> None:
-    """The command line of a search recipe."""
-    parser = options(description, dataset, settings)
-    parser.add_argument("--method", choices=list(METHODS), default="aws")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="paper")
-    parser.add_argument("--criterion", choices=list(CRITERIA), default="magnitude", help="the smallest are pruned")
-    parser.add_argument(
-        "--rounds", type=int, default=None, help="prunes of 20 %% of the survivors; default: the paper's"
-    )
-    parser.add_argument("--warmup_epochs", type=int, default=None, help="default: the paper's")
-    parser.add_argument("--epochs_per_round", type=int, default=None, help="default: the paper's")
+    """The command line of a search recipe: `aws-lottery find` for one data set, with these hyper-parameters."""
+    search(search_parser(description, None, dataset, settings).parse_args(), settings)
+
+
+def search_parser(
+    description: str | None, argv: Sequence[str] | None, dataset: str | None, settings: Mapping[str, Settings]
+) -> CommandParser:
+    first = next(iter(settings))
+    row = settings.get(chosen(argv, "model") or first, settings[first])
+    networks = list(dict.fromkeys([*settings, *ARCHITECTURES]))
+    parser = options(description, dataset, model=first, networks=networks)
+    stages = {name: getattr(row, name) for name in STAGES}
+    tables = {"method": METHODS, "protocol": PROTOCOLS, "prunable": PRUNABLE_KINDS, "criterion": CRITERIA}
+    parser.add_parameters("search", SignedMaskConfig, SEARCH, shown=stages, choices=tables)
+    training_options(parser, row.search, leave_out=OF_FINAL_TRAINING)
     parser.add_argument("--push_to_hub", metavar="REPO", help="publish the last mask there")
-    given = parser.parse_args()
+    return parser
+
+
+def search_config(given: argparse.Namespace, name: str, paper: Settings) -> SignedMaskConfig:
+    stages: dict[str, Any] = SMOKE if given.smoke else {stage: getattr(paper, stage) for stage in STAGES}
+    if given.target_remaining is not None:
+        stages = {stage: value for stage, value in stages.items() if stage != "rounds"}
+    return SignedMaskConfig(**{**stages, **said(given, SEARCH)}, seed=given.seed, architecture=name)
+
+
+def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     model_name = given.model or next(iter(settings))
     paper = settings_for(model_name, settings)
-    search: dict[str, Any] = {name: getattr(paper, name) for name in SMOKE} | (SMOKE if given.smoke else {})
-    search |= {name: value for name in SMOKE if (value := getattr(given, name)) is not None}
-    config = SignedMaskConfig(
-        method=given.method,
-        protocol=given.protocol,
-        criterion=given.criterion,
-        seed=given.seed,
-        architecture=model_name,
-        **search,
-    )
-    training = adjusted(paper.search, given)
+    config, training = search_config(given, model_name, paper), adjusted(paper.search, given)
     if given.output_dir is None:
-        given.output_dir = f"runs/{given.dataset.split('/')[-1]}-{model_name}-{given.method}-seed{given.seed}"
+        data_name = Path(given.dataset or "made-up").name
+        given.output_dir = f"runs/{data_name}-{model_name}-{config.method}-seed{given.seed}"
     folder = Path(given.output_dir)
     accelerator = accelerator_for(given, {"search": config.to_dict(), "training": asdict(training)})
     data = data_for(given, accelerator)
@@ -55,6 +94,7 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
         model_name, data.num_classes, given.seed, image_size=data.image_size, channels_last=given.channels_last
     )
     accelerator.print(_cost(model, config, training.batch_size, steps_an_epoch(data.train, training, accelerator)))
+    write_options(given, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator)
     mask = find_signed_mask(
         model,
         data.train,
@@ -67,14 +107,12 @@ def search_main(description: str | None, dataset: str, settings: Mapping[str, Se
         told={
             "dataset": given.dataset,
             "task": "image-classification",
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             "model_code": model_code(model_name, data.num_classes, data.image_size),
         },
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
-    accelerator.print(
-        f"  python recipes/train_from_mask.py {round_folder(folder, config.rounds or 0)} --dataset {given.dataset}"
-    )
+    accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} --dataset {given.dataset}")
     if given.push_to_hub and accelerator.is_main_process:
         mask.push_to_hub(given.push_to_hub)
     accelerator.end_training()

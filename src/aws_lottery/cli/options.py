@@ -2,54 +2,81 @@
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from ..atomic import replace_file
 from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
 from ..models import ARCHITECTURES
-from ..paper import Settings
+from ..paper import RECIPES, Settings
 from ..processes import warn_if_alone
-from ..training_config import OPTIMIZERS, TrainingConfig
+from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
+from .parser import OPTIONS_FILE, CommandParser, choice, options_text, said
 
 logger = logging.getLogger(__name__)
 
+TRAINING = tuple(field.name for field in fields(TrainingConfig))
+OF_COLUMNS = ("image", "label", "train_split", "test_split", "test_share")
+TABLES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
-def machine_options(description: str | None) -> argparse.ArgumentParser:
-    """The options that every recipe has: where it runs and writes, not what."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default=None)
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default=None)
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
-    parser.add_argument("--channels_last", action="store_true")
-    parser.add_argument("--workers", type=int, default=None, help="processes that decode; one a core, 8 at most")
-    parser.add_argument("--threads", type=int, default=None, help="of each process on a CPU; default: torch's")
-    parser.add_argument(
-        "--report_to", choices=("none", "tensorboard", "wandb", "trackio"), default="none", help="pip install it"
+
+def machine_options(description: str | None) -> CommandParser:
+    """A parser with the options that every recipe has: where it runs and writes, not what."""
+    parser = CommandParser(description)
+    group = parser.add_argument_group("where it runs and writes")
+    group.add_argument("--output_dir", default=None, metavar="FOLDER")
+    group.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default=None)
+    group.add_argument("--gradient_accumulation_steps", type=int, default=1, metavar="N")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network")
+    group.add_argument("--channels_last", action="store_true", help="memory format of images and convolutions")
+    group.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="processes that decode (default: one a core, 8 at most)"
     )
-    parser.add_argument("--smoke", action="store_true", help="seconds, on made-up images; shows that it runs, no more")
+    group.add_argument(
+        "--threads", type=int, default=None, metavar="N", help="of each process on a CPU (default: torch's)"
+    )
+    group.add_argument(
+        "--report_to",
+        nargs="+",
+        default=["none"],
+        metavar="TRACKER",
+        help="none, all, or several of tensorboard, wandb, trackio and the others of accelerate; pip install them",
+    )
+    group.add_argument("--smoke", action="store_true", help="seconds, on made-up images; shows that it runs, no more")
     return parser
 
 
-def options(description: str | None, dataset: str | None, settings: Mapping[str, Settings]) -> argparse.ArgumentParser:
-    """Those of recipes with the paper's hyper-parameters; the first network in `settings` is the default."""
+def options(
+    description: str | None, dataset: str | None, *, model: str, networks: Sequence[str] = tuple(ARCHITECTURES)
+) -> CommandParser:
+    """A parser with the options of commands that train a network on a data set; `model` says the network's default."""
     parser = machine_options(description)
-    parser.add_argument("--dataset", default=dataset, help="id on the Hub, or a folder of images or parquet files")
-    networks = list(dict.fromkeys([*settings, *ARCHITECTURES]))
-    parser.add_argument("--model", choices=networks, default=None, help="a network of aws_lottery.create_model")
-    parser.add_argument("--seed", type=int, default=0, help="of the initialization and of the data order")
-    parser.add_argument("--batch_size", type=int, default=None, help="over all processes; default: the paper's")
-    parser.add_argument("--learning_rate", type=float, default=None, help="default: the paper's")
-    parser.add_argument("--weight_decay", type=float, default=None, help="default: the paper's")
-    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=None, help="default: the paper's")
-    parser.add_argument("--ema_decay", type=float, default=None, help="train to an average of the weights")
-    parser.add_argument("--max_train_samples", type=int, default=None, help="train on so many images, always the same")
+    group = parser.add_argument_group("network and data")
+    group.add_argument("--model", **choice(networks, "a network of create_model", model))
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the initialization and of the data order")
+    group.add_argument(
+        "--dataset", default=dataset, metavar="ID", help="on the Hub, or a folder of images or parquet files"
+    )
+    parser.add_parameters("of the data set", load_data, ("max_train_samples", *OF_COLUMNS))
     return parser
+
+
+def recipe_option(parser: CommandParser) -> None:
+    parser.add_argument("--recipe", default="small", **choice(RECIPES, "whose hyper-parameters", "small"))
+
+
+def training_options(parser: CommandParser, settings: TrainingConfig, leave_out: Sequence[str] = ()) -> None:
+    """The hyper-parameters of A(theta, u); `settings` are the defaults that the help shows."""
+    names = [name for name in TRAINING if name not in leave_out]
+    parser.add_parameters("training", TrainingConfig, names, shown=vars(settings), choices=TABLES)
 
 
 def settings_for(name: str, settings: Mapping[str, Settings]) -> Settings:
@@ -67,21 +94,18 @@ def final_config(settings: Settings, given: argparse.Namespace) -> TrainingConfi
 
 def adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConfig:
     """With what the command line says otherwise than the paper."""
-    names = ("batch_size", "learning_rate", "weight_decay", "optimizer", "ema_decay")
-    said = {name: value for name in names if (value := getattr(given, name)) is not None}
-    return replace(config, **({"batch_size": 8} if given.smoke else {}) | said)
+    smoke = {"batch_size": 8} if given.smoke else {}
+    return replace(config, **smoke, **said(given, TRAINING))
 
 
 def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The accelerator that the options ask for; its tracker, if any, is told the options and `settings`.
+    """The accelerator that the options ask for; its trackers, if any, are told the options and `settings`.
 
-    Raises: SystemExit if the tracker is not installed.
+    Raises: SystemExit if a tracker is not installed.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
-    from accelerate.tracking import get_available_trackers
 
-    if given.report_to not in ("none", *map(str, get_available_trackers())):
-        raise SystemExit(f"--report_to {given.report_to} needs a package of that name: pip install {given.report_to}")
+    trackers = _trackers(given.report_to)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aws_lottery").setLevel(logging.INFO)
     if given.threads:
@@ -92,13 +116,38 @@ def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = Map
         dynamo_backend="inductor" if given.compile else None,
         gradient_accumulation_steps=given.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with=None if given.report_to == "none" else given.report_to,
+        log_with=trackers or None,
         project_dir=given.output_dir,
     )
     warn_if_alone(accelerator)
-    if given.report_to != "none":
+    if trackers:
         accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(given), **settings})))
     return accelerator
+
+
+def _trackers(names: Sequence[str]) -> list[Any]:
+    """Those of --report_to, as transformers reads it. Raises: SystemExit if one is not installed."""
+    from accelerate.tracking import get_available_trackers
+
+    installed = [str(name) for name in get_available_trackers()]
+    wanted = [] if "none" in names else installed if "all" in names else list(dict.fromkeys(names))
+    if missing := [name for name in wanted if name not in installed]:
+        raise SystemExit(f"--report_to {missing[0]} needs a package of that name: pip install {missing[0]}")
+    return wanted
+
+
+def write_options(given: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
+    """OPTIONS_FILE into the output folder, with the values of `used` where an option was left to its default."""
+    if accelerator.is_main_process:
+        folder = Path(given.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / OPTIONS_FILE, options_text(given, used).encode())
+
+
+def command_line() -> str:
+    """This process's, as somebody else can type it: without the folder that the program lies in."""
+    program = Path(sys.argv[0])
+    return shlex.join(["aws-lottery" if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
@@ -114,5 +163,6 @@ def data_for(given: argparse.Namespace, accelerator: Any) -> ImageData:
     source = made_up_images(32) if given.smoke else given.dataset
     if source is None:
         raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
-    data = load_data(source, workers=given.workers, max_train_samples=given.max_train_samples)
+    columns = {} if given.smoke else said(given, OF_COLUMNS)
+    data = load_data(source, workers=given.workers, max_train_samples=given.max_train_samples, **columns)
     return data.to(accelerator.device)

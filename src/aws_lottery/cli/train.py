@@ -1,7 +1,18 @@
-"""The command line of a final training from a mask."""
+"""Train a fresh initialization from a signed mask: A(|theta_init| s), or a control on the same initialization.
+
+Writes result.json with the accuracy before and after training, model.safetensors, and options.json with all that was
+used. The same options in the same folder go on where they were; what is done is not done again.
+
+Examples:
+    aws-lottery train runs/aws/round-09 --dataset uoft-cs/cifar100 --seed 1
+    aws-lottery train org/resnet50-aws-0.14 --transfer random-signs --dataset FOLDER
+    accelerate launch --multi_gpu -m aws_lottery train org/resnet50-aws-0.14 \\
+        --recipe imagenet --dataset ILSVRC/imagenet-1k --mixed_precision bf16
+"""
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..config import PROTOCOLS
@@ -12,24 +23,48 @@ from ..paper import RECIPES
 from ..runs.final_training import final_training
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
-from .options import accelerator_for, data_for, final_config, options, settings_for
+from .options import (
+    accelerator_for,
+    data_for,
+    final_config,
+    options,
+    recipe_option,
+    settings_for,
+    training_options,
+    write_options,
+)
+from .parser import CommandParser, choice, chosen
+
+
+def parser(argv: Sequence[str] | None) -> CommandParser:
+    return final_parser(__doc__, argv)
 
 
 def final_main(description: str | None) -> None:
-    """The command line of the final training from a mask: A(|theta_init| s), or one of its controls."""
-    networks = {name: row for rows in RECIPES.values() for name, row in rows.items()}
-    parser = options(description, None, networks)
+    """The command line of the recipe: `aws-lottery train` under its own description."""
+    run(final_parser(description, None).parse_args())
+
+
+def final_parser(description: str | None, argv: Sequence[str] | None) -> CommandParser:
+    settings = RECIPES[chosen(argv, "recipe") or "small"]
+    row = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
+    parser = options(description, None, model="the mask's")
     parser.add_argument("mask", help="folder, or id on the Hub")
-    parser.add_argument("--revision", default=None, help="of the mask on the Hub")
-    parser.add_argument("--transfer", choices=list(TRANSFERS), default="signs")
-    parser.add_argument("--recipe", choices=list(RECIPES), default="small", help="whose hyper-parameters")
-    parser.add_argument("--epochs", type=int, default=None, help="default: the paper's")
-    parser.add_argument("--data_seed", type=int, default=None, help="u, the SGD noise; default: as --seed")
-    given = parser.parse_args()
+    parser.add_argument("--revision", default=None, metavar="NAME", help="of the mask on the Hub")
+    parser.add_argument("--transfer", default="signs", **choice(TRANSFERS, "what is taken over", "signs"))
+    recipe_option(parser)
+    parser.add_argument(
+        "--data_seed", type=int, default=None, metavar="N", help="u, the SGD noise (default: as --seed)"
+    )
+    training_options(parser, row.final)
+    return parser
+
+
+def run(given: argparse.Namespace) -> None:
     mask = SignedMask.from_pretrained(given.mask, revision=given.revision)
     name = given.model or (mask.config.architecture if mask.config else None)
     if name is None or name not in ARCHITECTURES:
-        parser.error(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
     config = final_config(settings_for(name, RECIPES[given.recipe]), given)
     given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
     given.data_seed = given.seed if given.data_seed is None else given.data_seed
@@ -39,6 +74,7 @@ def final_main(description: str | None) -> None:
 def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argparse.Namespace) -> None:
     accelerator = accelerator_for(given, {"training": asdict(config)})
     data = data_for(given, accelerator)
+    write_options(given, {"model": name, **asdict(config)}, accelerator)
     model = fresh_network(
         name, data.num_classes, given.seed, image_size=data.image_size, channels_last=given.channels_last
     )

@@ -88,8 +88,8 @@ def load_data(
         source: an id on the Hub, a folder of parquet files or of images, or what `datasets.load_dataset` gave.
         image: column of images; None: found (`columns.image_column`).
         label: column of labels; None: found (`columns.label_column`).
-        train_split: None: found (`columns.find_splits`).
-        test_split: likewise.
+        train_split: split to train on; None: found (`columns.find_splits`).
+        test_split: split to measure on; None: found.
         test_share: hold out this share of the train split to measure on, always the same rows.
         max_train_samples: train on so many images at most, drawn at random, always the same.
         augmentation: None: the paper's, by the data set's name or else by its images' size.

@@ -1,0 +1,199 @@
+"""`CommandParser`: argparse whose options are made from the package's own classes and functions.
+
+Names, types and defaults are those of the signature, help is its docstring's, choices are the rows of the tables that
+it chooses from. argparse rather than tyro or jsonargparse: defaults here depend on the chosen network, an option that
+was not given has to be told from one that was, and rows of the tables may come from outside of the package.
+"""
+
+import argparse
+import inspect
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import docstring_parser
+
+from ..strict_json import to_json
+
+OPTIONS_FILE = "options.json"  # beside the results: what was used, for --config
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Has --config; takes `--batch-size` for `--batch_size`; an option that is not given is None.
+
+    Args:
+        text: what the help begins with, and, from a line `Examples:` on, what it ends with.
+    """
+
+    def __init__(self, text: str | None):
+        description, _, examples = (text or "").partition("Examples:\n")
+        super().__init__(
+            usage="%(prog)s [options]",
+            description="\n\n".join(_wrapped(paragraph) for paragraph in description.strip().split("\n\n")),
+            epilog=f"examples:\n{examples.rstrip()}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "--config", metavar="FILE", help=f"JSON or YAML of options, such as an {OPTIONS_FILE}; others go before it"
+        )
+
+    def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
+        if not flags[0].startswith("-"):
+            self.usage = f"{self.usage} {options.setdefault('metavar', flags[0].upper())}"
+        return super().add_argument(*flags, **options)
+
+    def add_parameters(
+        self,
+        title: str,
+        of: Callable[..., Any],
+        names: Iterable[str] | None = None,
+        *,
+        shown: Mapping[str, Any] = NOTHING,
+        choices: Mapping[str, Iterable[str]] = NOTHING,
+    ) -> None:
+        """A group of options: parameters of a class or a function, that are None unless given (see `said`).
+
+        Args:
+            names: which, in this order; None: all.
+            shown: name -> default that the help tells, where it is not that of the signature.
+            choices: name -> what it may be.
+        """
+        group = self.add_argument_group(title)
+        parameters = inspect.signature(of).parameters
+        texts = {entry.arg_name: entry.description for entry in docstring_parser.parse(of.__doc__ or "").params}
+        for name in parameters if names is None else names:
+            text = " ".join((texts.get(name) or "").split()).rstrip(".")
+            argument = _as_argument(parameters[name].annotation, choices.get(name))
+            default = _as_written(shown.get(name, parameters[name].default))
+            if "choices" in argument:
+                argument |= choice(argument["choices"], text, default)
+            else:
+                argument |= {"help": _help(text, default)}
+            group.add_argument(f"--{name}", default=None, **argument)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        argv = [_with_underscores(token) for token in (sys.argv[1:] if args is None else args)]
+        try:
+            values = config_of(argv)
+        except ValueError as error:
+            self.error(str(error))
+        return self.parse_intermixed_args([*self._as_tokens(values), *argv], namespace)  # the file may have the others
+
+    def _as_tokens(self, values: Mapping[str, Any]) -> list[str]:
+        """Options of a file as a command line; arguments without a name become defaults, and need not be given."""
+        actions = {action.dest: action for action in self._actions}
+        tokens: list[str] = []
+        for name, value in values.items():
+            if name not in actions:
+                near = get_close_matches(name, actions, n=1)
+                self.error(f"--config: no option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+            if not actions[name].option_strings:
+                actions[name].nargs, actions[name].default = "*" if isinstance(value, list) else "?", value
+            elif isinstance(value, bool):
+                token = f"--{name}" if value else f"--no-{name}"
+                tokens += [token] if token in actions[name].option_strings else []
+            elif value is not None:
+                tokens += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        return [*tokens, "--config", ""] if tokens else []  # it ends the list of an option before
+
+
+def choice(choices: Iterable[str], text: str, default: str) -> dict[str, Any]:
+    """Keyword arguments of add_argument for one of many names, which are listed in the help."""
+    choices = list(choices)
+    return {"choices": choices, "metavar": "NAME", "help": _help(f"{text}: {', '.join(choices)}", default)}
+
+
+def said(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """What was given of these options."""
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+def chosen(argv: Sequence[str] | None, name: str) -> str | None:
+    """What the command line, or the file of its --config, has for an option, before there is a parser of them all."""
+    argv = [_with_underscores(token) for token in (sys.argv[1:] if argv is None else argv)]
+    value = _scan(argv, f"--{name}")
+    return config_of(argv).get(name) if value is None else value
+
+
+def config_of(argv: Sequence[str]) -> dict[str, Any]:
+    """The options in the file of --config; none without it. Raises: ValueError that names the file."""
+    path = _scan(argv, "--config")
+    if path is None:
+        return {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if Path(path).suffix in (".yaml", ".yml"):
+            import yaml
+
+            values = yaml.safe_load(text) or {}
+        else:
+            values = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config: cannot read '{path}': {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config: '{path}' must hold names of options and values, not a {type(values).__name__}")
+    return values
+
+
+def options_text(options: argparse.Namespace, used: Mapping[str, Any] = NOTHING) -> str:
+    """The text of OPTIONS_FILE: the options that were given, and of `used` what there are options for."""
+    values = {name: used.get(name, value) for name, value in vars(options).items() if name != "config"}
+    return to_json({name: value for name, value in values.items() if value is not None}, indent=2) + "\n"
+
+
+def _scan(argv: Sequence[str], option: str) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, dest="value")
+    return parser.parse_known_args(argv)[0].value
+
+
+def _with_underscores(token: str) -> str:
+    option, equals, value = token.partition("=")
+    start = next((start for start in ("--no-", "--") if option.startswith(start)), None)
+    return token if start is None else f"{start}{option.removeprefix(start).replace('-', '_')}{equals}{value}"
+
+
+def _as_argument(annotation: Any, choices: Iterable[str] | None) -> dict[str, Any]:
+    """Keyword arguments of add_argument for a type: bool, int, float, str, Literal, tuples of them, or None."""
+    inner = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if get_origin(annotation) in (Union, UnionType):
+        return _as_argument(inner[0], choices)
+    if get_origin(annotation) is tuple:
+        count = "*" if Ellipsis in inner else len(inner)
+        return {"nargs": count, **_as_argument(inner[0], choices)}
+    if get_origin(annotation) is Literal:
+        return {"choices": inner}
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if choices is not None:
+        return {"choices": list(choices)}
+    return {"type": annotation, "metavar": METAVARS[annotation]}
+
+
+def _help(text: str, default: str) -> str:
+    return (text + (f" (default: {default})" if default else "")).replace("%", "%%")
+
+
+def _as_written(value: Any) -> str:
+    """As one would type it; "" for what one would leave out."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _wrapped(paragraph: str) -> str:
+    """To the width of the terminal; lines that are indented stay as they are."""
+    if paragraph.startswith(" "):
+        return paragraph
+    return textwrap.fill(" ".join(paragraph.split()), shutil.get_terminal_size().columns - 2)

@@ -1,0 +1,147 @@
+"""`aws-lottery`: the overview, options made from signatures, --config, errors."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import yaml
+
+from aws_lottery.cli.main import COMMANDS, main
+from aws_lottery.cli.parser import CommandParser, chosen, options_text, said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oven:
+    """Bakes.
+
+    Args:
+        degrees: of Celsius, 100 % of them.
+        fan: whether it blows.
+        trays: numbers of trays.
+        mode: how it heats.
+        name: for the display; None: none.
+    """
+
+    degrees: float = 180.0
+    fan: bool = False
+    trays: tuple[int, ...] = (1, 2)
+    mode: str = "top"
+    name: str | None = None
+
+
+FIELDS = ("degrees", "fan", "trays", "mode", "name")
+
+
+def oven() -> CommandParser:
+    parser = CommandParser("Bake a loaf.\n\nExamples:\n    bake loaf\n")
+    parser.add_argument("loaf", nargs="+")
+    parser.add_parameters("oven", Oven, shown={"degrees": 220.0}, choices={"mode": ("top", "bottom")})
+    return parser
+
+
+def test_options_are_the_parameters_of_a_class_and_their_help_is_its_docstring():
+    text = " ".join(oven().format_help().split())
+    for part in (
+        "[options] LOAF Bake a loaf.",
+        "--degrees X of Celsius, 100 % of them (default: 220.0)",
+        "--fan, --no-fan whether it blows (default: no)",
+        "--trays [N ...] numbers of trays (default: 1 2)",
+        "--mode NAME how it heats: top, bottom (default: top)",
+        "--name TEXT for the display; None: none examples: bake loaf",
+    ):
+        assert part in text
+
+
+def test_what_was_not_given_is_told_from_what_was():
+    options = oven().parse_args(["rye", "--trays", "3", "--fan"])
+    assert said(options, FIELDS) == {"fan": True, "trays": [3]}
+    assert Oven(**said(options, FIELDS)).degrees == 180.0
+
+
+@pytest.mark.parametrize("option", ["--no-fan", "--fan"])
+def test_a_switch_can_be_turned_on_and_off(option):
+    assert oven().parse_args(["rye", option]).fan is (option == "--fan")
+
+
+def test_hyphens_do_for_underscores():
+    parser = CommandParser("")
+    parser.add_argument("--batch_size", type=int)
+    assert parser.parse_args(["--batch-size", "3"]).batch_size == 3
+    assert parser.parse_args(["--batch-size=-3"]).batch_size == -3
+
+
+@pytest.mark.parametrize(("suffix", "dump"), [("json", json.dumps), ("yaml", yaml.safe_dump)])
+def test_options_come_from_a_file_and_the_command_line_goes_before_it(tmp_path, suffix, dump):
+    file = tmp_path / f"options.{suffix}"
+    file.write_text(dump({"loaf": ["rye", "oat"], "degrees": 90, "fan": False, "trays": [4], "name": None}))
+    options = oven().parse_args(["--config", str(file), "--degrees", "70"])
+    assert (options.loaf, options.degrees, options.fan, options.trays) == (["rye", "oat"], 70.0, False, [4])
+    assert options.name is None
+    for arguments in (["barley", "--config", str(file)], ["--config", str(file), "barley"]):
+        assert oven().parse_args(arguments).loaf == ["barley"]
+    assert chosen(["--config", str(file)], "degrees") == 90
+    assert chosen(["--config", str(file), "--degrees", "70"], "degrees") == "70"
+
+
+def test_the_options_that_were_used_can_be_given_again(tmp_path):
+    options = oven().parse_args(["rye", "--mode", "bottom"])
+    (tmp_path / "options.json").write_text(options_text(options, {"degrees": 220.0, "other": 1}))
+    again = oven().parse_args(["--config", str(tmp_path / "options.json")])
+    assert (again.loaf, again.mode, again.degrees) == (["rye"], "bottom", 220.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"degres": 3}', "--config: no option 'degres'; did you mean 'degrees'?"),
+        ('{"mode": "side"}', "argument --mode: invalid choice: 'side'"),
+        ("[1]", "must hold names of options and values, not a list"),
+        ("{", "cannot read"),
+    ],
+)
+def test_a_file_of_options_that_is_wrong_is_refused(tmp_path, capsys, text, message):
+    (tmp_path / "options.json").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        oven().parse_args(["rye", "--config", str(tmp_path / "options.json")])
+    assert message in capsys.readouterr().err
+
+
+def test_the_overview_names_every_command_and_imports_nothing_heavy():
+    code = "import sys; from aws_lottery.cli.main import main; main([]); print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert all(f"\n    {command} " in printed for command in COMMANDS)
+    loaded = printed.splitlines()[-1].split()
+    assert not {"torch", "numpy", "datasets", "transformers", "accelerate", "huggingface_hub"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: aws-lottery {command} [options]")
+    assert f"aws-lottery {command}" in printed.partition("\nexamples:\n")[2]
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["trian"])
+    assert "no command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_an_error_of_the_user_is_a_message_and_not_a_traceback(capsys, tmp_path, monkeypatch):
+    arguments = ["train", str(tmp_path / "nothing"), "--dataset", "x"]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith(f"aws-lottery train: no folder '{tmp_path / 'nothing'}'")
+    monkeypatch.setenv("AWS_LOTTERY_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(arguments)
+
+
+def test_the_hyper_parameters_shown_are_those_of_the_chosen_network(capsys):
+    for arguments, rate in ((["--model", "mobilenetv2"], "0.05"), (["--recipe", "imagenet"], "0.001")):
+        with pytest.raises(SystemExit, match="0"):
+            main(["find", *arguments, "--help"])
+        assert f"--learning_rate X at the start (default: {rate})" in " ".join(capsys.readouterr().out.split())
