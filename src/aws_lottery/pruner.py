@@ -231,8 +231,7 @@ class AWSPruner:
 
     def _rewind(self) -> None:
         if self._rewind_point is not None:
-            self.model.load_state_dict(self._rewind_point)
-            self._hold.zero_()
+            self.model.load_state_dict(self._hold.masked(self._rewind_point))
 
 
 def detach(model: nn.Module) -> None:

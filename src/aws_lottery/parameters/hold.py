@@ -4,18 +4,27 @@ Two hooks do it, for the price of two multiplications by a byte mask a step. Aft
 pruned weight is set to 0, so that clipping norms and optimizer statistics see the sparse network; after each
 optimizer step the weights are masked again, so that neither momentum left from before a prune nor an optimizer
 that moves weights without gradients brings one back. Survivors train bit for bit as with weight * mask in forward.
+
+A weight is held by its name, whatever tensor stands there: before each step the hold looks whether the tensors are
+still those that it knows, and follows them if not. What load_state_dict puts into a held model is masked at once.
 """
 
+import logging
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ..signs import check_shapes
-from .unwrap import parameters_of
+from ..signs import check_shapes, remaining
+from .places import Places, explain, why_lost
+from .unwrap import clean_name, every_name_of, parameters_of
+from .weight_mask import LoadHook, Mask
+
+logger = logging.getLogger(__name__)
 
 _ATTRIBUTE = "_aws_hold"
 
@@ -24,7 +33,8 @@ class Hold:
     """Holds weights of a model to a mask until `remove`; as a context manager, until the end of the block.
 
     It lives on the model, so a deep copy or an unpickled model is held as well, by a hold of its own. It sees every
-    torch.optim optimizer without being told of it. Its masks follow the weights to another device.
+    torch.optim optimizer without being told of it. It follows the weights to another device, and to tensors that
+    take their place under the same name and in the same shape.
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
@@ -42,77 +52,176 @@ class Hold:
         parameters = parameters_of(model)
         check_shapes(masks, parameters, "mask")
         self.model = model
-        self.weights = {name: parameters[name] for name in masks}
-        self.masks = {name: _laid_out(mask, parameters[name]) for name, mask in masks.items()}
+        self._masks = {name: Mask(name, mask, parameters[name]) for name, mask in masks.items()}
+        held = {id(parameters[name]): mask for name, mask in self._masks.items()}
+        self._tensors = {name: tensor for name, tensor in every_name_of(model).items() if id(tensor) in held}
+        self._mask_of = {name: held[id(tensor)] for name, tensor in self._tensors.items()}  # a tied one by each name
         model.__dict__[_ATTRIBUTE] = self
-        self._attach()
+        self._start()
+        self._look_up()
+        model.register_load_state_dict_post_hook(self._after_load)
         self.zero_()
 
-    def _attach(self) -> None:
-        # the hooks know the masks only: one that knew its weight would be a cycle that is never collected
-        self._handles = [
-            weight.register_post_accumulate_grad_hook(partial(_mask_gradient, self.masks, name))
-            for name, weight in self.weights.items()
-            if weight.requires_grad
-        ]
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Name -> uint8, 1 where the weight is left: the masks in force."""
+        return {name: mask.value for name, mask in self._masks.items()}
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Name -> the tensor that is held."""
+        return {name: self._tensors[name] for name in self._masks}
+
+    @property
+    def remaining(self) -> float:
+        """Share of the held weights that are left."""
+        return remaining(self.masks)
+
+    def __repr__(self) -> str:
+        masks = self.masks
+        total = sum(mask.numel() for mask in masks.values())
+        lines = [f"  {name} {tuple(m.shape)}: {int(m.count_nonzero()):,} of {m.numel():,}" for name, m in masks.items()]
+        if lines[12:]:
+            lines[10:] = [f"  and {len(lines) - 10} more"]
+        what = f"{type(self).__name__} on {type(self.model).__name__}"
+        return "\n".join([f"{what}: {self.remaining:.4g} of {total:,} weights in {len(masks)} tensors", *lines])
+
+    def _start(self) -> None:
+        self._places: Places | None = None  # a copy is not whole when it gets its hold, so they are looked up later
+        self._handles: dict[int, Any] = {}  # of gradient hooks, by id of the tensor
         self._clean: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those with no statistics of pruned weights
+        self._hook_gradients()
         _holds().add(self)
 
+    def _hook_gradients(self) -> None:
+        tensors = {id(tensor): (name, tensor) for name, tensor in self._tensors.items()}
+        for gone in self._handles.keys() - tensors.keys():
+            self._handles.pop(gone).remove()
+        for key, (name, tensor) in tensors.items():
+            if tensor.requires_grad and key not in self._handles:
+                self._handles[key] = tensor.register_post_accumulate_grad_hook(self._mask_of[name].zero_gradient)
+        self._frozen = [tensor for key, (_, tensor) in tensors.items() if key not in self._handles]
+
+    def _look_up(self) -> None:
+        self._places = Places(self.model, self._tensors)
+        for owner, names in self._places.owners().items():
+            if not self._load_hooks(owner):
+                masks = {leaf: self._mask_of[name] for leaf, name in names.items()}
+                owner.register_load_state_dict_post_hook(LoadHook(masks))
+
+    def _load_hooks(self, module: nn.Module) -> dict[int, LoadHook]:
+        """Those of this hold on a module, by their keys among its hooks."""
+        return {
+            key: hook
+            for key, hook in module._load_state_dict_post_hooks.items()
+            if isinstance(hook, LoadHook) and all(self._masks.get(m.name) is m for m in hook.masks.values())
+        }
+
     def __getstate__(self) -> dict:
-        return {"model": self.model, "weights": self.weights, "masks": self.masks}
+        return {name: self.__dict__[name] for name in ("model", "_masks", "_mask_of", "_tensors")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._attach()
+        self._start()
 
     def remove(self) -> None:
         """Take the hooks off; the weights stay as they are. A second call does nothing."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
-        self._handles = []
+        self._handles = {}
+        for module in self.model.modules():
+            hooks = module._load_state_dict_post_hooks
+            for key in [*self._load_hooks(module), *(key for key, hook in hooks.items() if hook == self._after_load)]:
+                del hooks[key]
         _holds().discard(self)
         if held_by(self.model) is self:
             del self.model.__dict__[_ATTRIBUTE]
 
-    def update(self, masks: Mapping[str, Tensor]) -> None:
-        """Hold the same weights to other masks from now on (after a prune).
+    def follow(self, optimizer: Optimizer | None = None) -> None:
+        """Hold the tensors that the model has by now under the names of those that were held, and mask them.
 
-        Raises: RuntimeError if the model has other parameters by now than those that are held.
+        Args:
+            optimizer: what is about to step: if it moves nothing of this model, a weight that is lost is no error.
+        Raises: RuntimeError that names a weight which the model lacks, computes, or has in another shape by now.
         """
-        now = parameters_of(self.model)
-        if replaced := [name for name, weight in self.weights.items() if now.get(name) is not weight]:
-            raise RuntimeError(
-                f"{len(replaced)} weights of the model are other tensors than at the start, '{replaced[0]}' first; "
-                "they were trained without their masks. Sharding (FSDP) is not supported; load with assign=False, and "
-                "replace layers before the pruner takes the model"
-            )
-        check_shapes(masks, self.weights, "mask")
-        self.masks.update({name: _laid_out(mask, self.weights[name]) for name, mask in masks.items()})
+        if self._places is not None and self._places.have(self._tensors):
+            if any(tensor.requires_grad for tensor in self._frozen):
+                self._hook_gradients()
+            return
+        now = every_name_of(self.model)
+        reasons = {name: why_lost(name, tensor, now) for name, tensor in self._tensors.items()}
+        if lost := {name: reason for name, reason in reasons.items() if reason}:
+            if optimizer is None or not _moved_by(optimizer).isdisjoint(map(id, now.values())):
+                raise RuntimeError(explain(lost, type(self.model).__name__))
+            return
+        new = {name: now[name] for name, tensor in self._tensors.items() if now[name] is not tensor}
+        self._tensors.update(new)
+        self._hook_gradients()
+        self._look_up()
+        if new:
+            self._clean.clear()
+            revived = sum(self._mask_of[name].take_(tensor) for name, tensor in new.items())
+            _tell(f"{len(new)} held weights are new tensors now, '{next(iter(new))}' first, and held again", revived)
+
+    def update(self, masks: Mapping[str, Tensor]) -> None:
+        """Hold the same weights to other masks from now on (after a prune). Raises: as `follow`."""
+        self.follow()
+        weights = self.weights
+        check_shapes(masks, weights, "mask")
+        for name, mask in masks.items():
+            self._masks[name].put(mask, weights[name])
         self._clean.clear()
         self.zero_()
 
-    @torch.no_grad()
     def zero_(self, model: nn.Module | None = None) -> None:
         """Zero the pruned weights of the held model, or of another with the same names (an average of its weights)."""
-        weights = self.weights if model is None else parameters_of(model)
-        for name in self.masks:
-            weights[name].mul_(_fit(self.masks, name, weights[name]))
+        weights = self._tensors if model is None else every_name_of(model)
+        for name, mask in self._mask_of.items():
+            mask.clear_(weights[name])
 
-    @torch.no_grad()
-    def guard_(self, optimizer: Optimizer) -> None:
-        """Zero the pruned weights that `optimizer` moves, and, once after a prune, its statistics of them."""
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, weight in self.weights.items():
-            if id(weight) in owned:
-                for value in (weight, *self._stale(optimizer, weight)):
-                    value.mul_(_fit(self.masks, name, value))
+    def masked(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state_dict of the model with its pruned weights at 0; the tensors of `state` stay as they are."""
+        masks = {key: self._mask_of.get(clean_name(key)) for key in state}
+        return {
+            key: value if (mask := masks[key]) is None else value * mask.value.to(value.device)
+            for key, value in state.items()
+        }
+
+    def prepare_(self, optimizer: Optimizer) -> None:
+        """Before a step: follow the weights and, once after a prune, zero the optimizer's statistics of what is pruned.
+
+        LBFGS starts afresh then: its directions are of another function, and lead out of the mask.
+        """
+        self.follow(optimizer)
+        if optimizer in self._clean:
+            return
         self._clean.add(optimizer)
-
-    def _stale(self, optimizer: Optimizer, weight: Tensor) -> Iterator[Tensor]:
-        if optimizer not in self._clean:
+        for mask, weight in self._moved_by(optimizer):
+            if isinstance(optimizer, torch.optim.LBFGS):
+                optimizer.state.clear()
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    yield value
+                    mask.zero_(value)
+
+    def guard_(self, optimizer: Optimizer) -> None:
+        """After a step: zero the pruned weights that `optimizer` moves."""
+        for mask, weight in self._moved_by(optimizer):
+            mask.zero_(weight)
+
+    def _moved_by(self, optimizer: Optimizer) -> Iterator[tuple[Mask, nn.Parameter]]:
+        """Mask and weight of what is held and moved by it, a tied one once."""
+        moved = _moved_by(optimizer)
+        for name, tensor in self._tensors.items():
+            if id(tensor) in moved:
+                moved.discard(id(tensor))
+                yield self._mask_of[name], tensor
+
+    def _after_load(self, model: nn.Module, keys: object) -> None:
+        hooks = [hook for module in model.modules() for hook in self._load_hooks(module).values()]
+        _tell("a state was loaded into a held model", sum(hook.revived for hook in hooks))
+        for hook in hooks:
+            hook.revived = 0
+        self.follow()  # the tensors are others after load_state_dict(assign=True)
 
     def __enter__(self) -> "Hold":
         return self
@@ -131,26 +240,25 @@ def _holds() -> "weakref.WeakSet[Hold]":
     """The holds in force, all of which are told of every optimizer step from the first call on."""
     holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
+    def prepare(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        for hold in list(holds):
+            hold.prepare_(optimizer)
+
     def guard(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         for hold in list(holds):
             hold.guard_(optimizer)
 
+    register_optimizer_step_pre_hook(prepare)
     register_optimizer_step_post_hook(guard)
     return holds
 
 
-def _mask_gradient(masks: dict[str, Tensor], name: str, weight: Tensor) -> None:
-    assert weight.grad is not None
-    weight.grad.mul_(_fit(masks, name, weight))
+def _moved_by(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def _fit(masks: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """The mask on the device of `like`: it follows a model that moves, once."""
-    if masks[name].device != like.device:
-        masks[name] = masks[name].to(like.device)
-    return masks[name]
-
-
-def _laid_out(mask: Tensor, like: Tensor) -> Tensor:
-    """A uint8 copy on the device and in the memory format of `like`: multiplying across formats takes 1.8x as long."""
-    return torch.empty_like(like, dtype=torch.uint8, requires_grad=False).copy_(mask)
+def _tell(what: str, revived: int) -> None:
+    if revived:
+        logger.warning("%s: %s of its pruned weights were not 0, and are 0 again", what, f"{revived:,}")
+    else:
+        logger.info(what)

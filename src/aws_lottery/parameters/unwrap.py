@@ -6,7 +6,13 @@ _COMPILED = "_orig_mod."  # what torch.compile puts into the names of a submodul
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and DistributedDataParallel."""
+    """The model inside torch.compile and DistributedDataParallel. Raises: TypeError for what is no module."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"{type(model).__name__} {model!r:.80}"
+        raise TypeError(
+            f"expected a model (an instance of torch.nn.Module), got {what}; make or load it first, "
+            "for example by transformers.AutoModelForImageClassification.from_pretrained"
+        )
     from accelerate.utils import extract_model_from_parallel
 
     return extract_model_from_parallel(model, keep_torch_compile=False)
@@ -20,6 +26,11 @@ def clean_name(name: str) -> str:
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter of a bare model, by the names that it has when no part of it is compiled; tied ones once."""
     return {clean_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def every_name_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter likewise, a tied parameter under each of its names."""
+    return {clean_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
