@@ -113,7 +113,7 @@ class AWSPruner:
 
         Args:
             on_mask: called with the index and the signed mask s_t of each round that is done, before any rewind.
-        Raises: RuntimeError if it ran before, after `detach`, or if a weight was replaced since the start.
+        Raises: RuntimeError if it ran before, after `detach`, or if a weight can't be held any more.
         """
         if self._running:
             raise RuntimeError("rounds() runs once for each pruner; detach this one and make a new one to search again")
@@ -131,7 +131,7 @@ class AWSPruner:
                 self._mark("warmup")
                 continue
             if prune_first:
-                self._hold.update(self.masks)  # refuses weights that were replaced during this round
+                self._hold.update(self.masks)  # follows weights that were replaced since the last step
             else:
                 self._prune()  # line 8
             if on_mask is not None:
@@ -215,6 +215,7 @@ class AWSPruner:
 
     def _prune(self) -> None:
         """Algorithm 1, line 8."""
+        self._hold.follow()
         masks = signs.prune(
             self._hold.weights,
             self._hold.masks,
