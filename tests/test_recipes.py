@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from aws_lottery import SignedMask
+from aws_lottery.mask_file.sparse_weights import load_weights
+from aws_lottery.models import fresh_network
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +54,29 @@ def test_the_digits_recipe_does_the_whole_job(processes, tmp_path, monkeypatch, 
     results = [line for line in metrics if "condition" in line]
     assert len(results) == 5 * 2
     assert all(0 <= line["before"] <= 100 and 0 <= line["after"] <= 100 for line in results)
+
+
+def test_a_search_recipe_starts_at_a_mask_or_at_a_file_of_sparse_weights(monkeypatch, tmp_path, capfd):
+    options = ["--model", "resnet8", "--rounds", 1, "--output_dir"]
+    run_here(monkeypatch, "aws_cifar100.py", *options, tmp_path / "first", "--solution_epochs", 1)
+    left = tmp_path / "first" / "round-01"
+    model = fresh_network("resnet8", 4, 0, image_size=32)
+    model.load_state_dict(load_weights(left, SignedMask.from_pretrained(left)))
+    save_file(model.state_dict(), tmp_path / "sparse.safetensors")
+    arguments = ([left], [left, "--start", "solution"], [tmp_path / "sparse.safetensors"])
+    masks = []
+    for index, (mask, *start) in enumerate(arguments):
+        folder = tmp_path / f"second-{index}"
+        run_here(monkeypatch, "aws_cifar100.py", *options, folder, "--mask", mask, *start)
+        masks.append(SignedMask.from_pretrained(folder / "round-01"))
+        assert masks[-1].remaining == pytest.approx(0.64, abs=1e-3)
+        assert masks[-1].provenance.history[0]["source"] == str(mask)
+    assert "1 rounds to 0.640 remaining" in capfd.readouterr().out
+    assert [same_signs(masks[1], mask) for mask in masks] == [False, True, True]
+
+
+def same_signs(mask, other) -> bool:
+    return all(torch.equal(mask[name], other[name]) for name in mask)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -138,13 +138,26 @@ class SignedMaskConfig:
         if target is None:
             return 9 if rounds is None else rounds
         _require(_is_number(target) and 0 < target < 1, "target_remaining", target, "in (0, 1)")
-        needed = max(1, math.ceil(math.log(target) / math.log(1 - self.prune_rate) - 1e-9))
+        needed = self._rounds_from(1.0, target)
         if rounds not in (None, needed):
             raise ValueError(
                 f"rounds={rounds} and target_remaining={target} disagree: at prune_rate={self.prune_rate} the target "
                 f"takes {needed} rounds; give one of the two"
             )
         return needed
+
+    def _rounds_from(self, remaining: float, target: float) -> int:
+        return max(1, math.ceil(math.log(target / remaining) / math.log(1 - self.prune_rate) - 1e-9))
+
+    def starting_at(self, remaining: float) -> "SignedMaskConfig":
+        """The search that starts at a mask which leaves this share of the prunable weights: with target_remaining, the
+        rounds are those that it takes from there. Raises: ValueError if it is reached already."""
+        target = self.target_remaining
+        if target is None or remaining == 1:
+            return self
+        if remaining <= target:
+            raise ValueError(f"target_remaining={target} is reached: the mask to start at leaves {remaining:.4g}")
+        return replace(self, target_remaining=None, rounds=self._rounds_from(remaining, target))
 
     @property
     def epochs(self) -> int:

@@ -21,6 +21,7 @@ from .mask import SignedMask
 from .parameters.hold import Hold
 from .parameters.unwrap import modules_of, parameters_of
 from .pruner import AWSPruner
+from .starting import MaskSource
 
 _WEIGHT = "_aws_weight_"  # prefix of the buffers that hold w
 
@@ -37,21 +38,30 @@ class GemMiner(AWSPruner):
 
     _scores = True
 
-    def __init__(self, model: nn.Module, config: SignedMaskConfig | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: SignedMaskConfig | None = None,
+        *,
+        mask: MaskSource | None = None,
+        psi_init: Mapping[str, Tensor] | None = None,
+    ):
         """Take a freshly initialized `model`; its weights are w, and stay.
 
         Args:
             config: of method "gm"; its seed is that of the scores. None: the default search by that method.
+            mask: as AWSPruner takes it: the scores of what it has a 0 for are frozen at 0 from the start.
+            psi_init: not used; nothing is interpolated.
         Raises: ValueError as AWSPruner does, and for weights that are used outside of their layer.
         """
-        super().__init__(model, config or SignedMaskConfig(method="gm"))
+        super().__init__(model, config or SignedMaskConfig(method="gm"), mask=mask, psi_init=psi_init)
 
     def signed_mask(self) -> SignedMask:
         """The signs of w, 0 where a weight is frozen or its score rounds to 0; so `remaining` may be under the target.
 
         On this initialization, |w| * s is what the scores found; nothing says that it works on another (Section 4).
         """
-        return SignedMask.from_model(self.sparse_copy(), self.config, self.masks)
+        return self._with_history(SignedMask.from_model(self.sparse_copy(), self.config, self.masks))
 
     def _hold_model(self, masks: dict[str, Tensor]) -> Hold:
         return ScoreHold(self.model, masks, self.config.seed)
@@ -65,9 +75,15 @@ class GemMiner(AWSPruner):
             buffer.copy_(state["weights"][name])
 
 
-def pruner_for(model: nn.Module, config: SignedMaskConfig) -> AWSPruner:
+def pruner_for(
+    model: nn.Module,
+    config: SignedMaskConfig,
+    *,
+    mask: MaskSource | None = None,
+    psi_init: Mapping[str, Tensor] | None = None,
+) -> AWSPruner:
     """The pruner of the method that `config` names: GemMiner for one that trains scores, else AWSPruner."""
-    return (GemMiner if METHODS[config.method].scores else AWSPruner)(model, config)
+    return (GemMiner if METHODS[config.method].scores else AWSPruner)(model, config, mask=mask, psi_init=psi_init)
 
 
 class ScoreHold(Hold):
@@ -85,6 +101,7 @@ class ScoreHold(Hold):
         generator = torch.Generator().manual_seed(seed)
         for weight in self.weights.values():
             weight.data.copy_(torch.rand(weight.shape, generator=generator))
+        self.zero_()
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "frozen": self.frozen}

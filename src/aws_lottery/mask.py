@@ -61,6 +61,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         self.parameters = sum(v.numel() for v in values.values()) if parameters is None else parameters
         self.signed = signed
         self.results, self.provenance = tuple(results), provenance
+        self.source: str | None = None  # the folder or the commit on the Hub that it was read from
 
     @classmethod
     def from_model(
@@ -257,7 +258,9 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         Raises: FileNotFoundError; hub.HubError if the Hub does not give it; ValueError for files that are not whole.
         """
         if hub.is_folder(repo_id_or_folder):
-            return cls(**pretrained.read(Path(repo_id_or_folder), max_parameters=max_parameters))
+            mask = cls(**pretrained.read(Path(repo_id_or_folder), max_parameters=max_parameters))
+            mask.source = str(repo_id_or_folder)
+            return mask
         path = hub.fetch(
             str(repo_id_or_folder),
             (pretrained.CONFIG_FILE, pretrained.MASK_FILE),  # config.json first: its downloads count
@@ -268,10 +271,12 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             force_download=force_download,
         )
         try:
-            return cls(**pretrained.read(path, max_parameters=max_parameters))
+            mask = cls(**pretrained.read(path, max_parameters=max_parameters))
         except ValueError as error:
             hint = "if it broke on the way, force_download=True fetches it anew"
             raise ValueError(f"{error}. It came from '{repo_id_or_folder}' on the Hub; {hint}") from error
+        mask.source = f"{repo_id_or_folder}@{path.name}"
+        return mask
 
     def push_to_hub(
         self,

@@ -13,11 +13,13 @@ from . import signs
 from .config import METHODS, PROTOCOLS, SignedMaskConfig
 from .criteria import CRITERIA
 from .mask import SignedMask
+from .mask_file.provenance import Provenance
 from .parameters import norm_interpolation
 from .parameters.gradients import MeanGradients
 from .parameters.hold import Hold, held_by
 from .parameters.partition import partition
 from .parameters.unwrap import modules_of, parameters_of, unwrap
+from .starting import MaskSource, as_mask, history_of, starting_masks, warn_of_trained_norm
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ class Stage:
     """What to train next: index 0 is the warm-up, 1 to `rounds` are the rounds of Algorithm 1.
 
     With the `paper` protocol nothing is trained after the last prune, as Algorithm 1 has it: the last `remaining` is
-    that before it. A solution as the paper reports it is trained once more, from what the search left.
+    that before it, and the model that the search leaves is less accurate than what the last stage ended with. The
+    solution that the paper reports is trained once more: `rounds(solution_epochs=...)` yields that as a stage with
+    index `rounds` + 1.
     """
 
     index: int
@@ -45,15 +49,30 @@ class AWSPruner:
 
     _scores = False  # which methods it is for
 
-    def __init__(self, model: nn.Module, config: SignedMaskConfig | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: SignedMaskConfig | None = None,
+        *,
+        mask: MaskSource | None = None,
+        psi_init: Mapping[str, Tensor] | None = None,
+    ):
         """Take a freshly initialized `model`; what its normalization parameters are now is psi_init, unless the
-        protocol says otherwise.
+        protocol or `psi_init` says otherwise.
 
         Args:
             model: any module; DDP or torch.compile around it is seen through.
             config: None means the default search.
-        Raises: ValueError if nothing is prunable, if a pruner or a mask holds the model already, or if the method is
-            that of another pruner.
+            mask: where the search starts, instead of at the dense network: a SignedMask, its folder, or its id on the
+                Hub. What it has a 0 for is pruned from the warm-up on; `rounds` counts the prunes that follow, and
+                `target_remaining` is still a share of all prunable weights. The weights of the model are taken as they
+                are: `mask.apply_(model)` before starts at |theta_init| * s, weights of a round or of any sparse
+                checkpoint (whose mask is `SignedMask.from_model(model)`) go on with what is trained. A method that
+                rewinds goes back to them as they are now, or after this warm-up.
+            psi_init: name -> normalization parameter of a fresh network (its state_dict will do), where those of
+                `model` are trained.
+        Raises: ValueError if nothing is prunable, if a pruner or a mask holds the model already, if the method is
+            that of another pruner, or if the mask does not fit.
         """
         config = config or SignedMaskConfig()
         if METHODS[config.method].scores != self._scores:
@@ -69,9 +88,13 @@ class AWSPruner:
                 ", ".join(self.partition.unknown),
             )
         parameters = parameters_of(self.model)
-        self._hold = self._hold_model(
-            {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable}
-        )
+        masks = {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable}
+        self._history: tuple[Mapping[str, Any], ...] = ()
+        if mask is not None:
+            mask = as_mask(mask)
+            masks |= starting_masks(mask, self.model, self.partition.prunable)
+            self.config, self._history = self.config.starting_at(signs.remaining(masks)), history_of(mask)
+        self._hold = self._hold_model(masks)
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
         self._criterion = CRITERIA[self.config.criterion]
         self._gradients = MeanGradients(self._hold) if self._criterion.needs_gradient else None
@@ -89,9 +112,14 @@ class AWSPruner:
             unit = self._protocol.unit_psi_init
             self._alpha = norm_interpolation.attach(self.model, norms, self.config.seed, unit_psi_init=unit)
             self._alpha.enabled = False
+            if psi_init is not None:
+                norm_interpolation.set_psi_init(self.model, psi_init)
+            elif mask is not None and not unit:
+                warn_of_trained_norm(self.model)
         self._rewind_point: dict[str, Tensor] | None = None
         self._stage = 0  # the next to train, or under way
-        self._running = self._resumed = False
+        self._running = self._under_way = False
+        self._found: SignedMask | None = None  # s_T, once its solution is being trained
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -103,7 +131,9 @@ class AWSPruner:
         """Share of the prunable weights that are left."""
         return signs.remaining(self._hold.masks)
 
-    def rounds(self, on_mask: Callable[[int, SignedMask], object] | None = None) -> Iterator[Stage]:
+    def rounds(
+        self, on_mask: Callable[[int, SignedMask], object] | None = None, *, more: int = 0, solution_epochs: int = 0
+    ) -> Iterator[Stage]:
         """Algorithm 1: yields the warm-up, then each round, and between them prunes and rewinds.
 
         A stage is done when the loop asks for the next. With the `paper` protocol a round trains and then prunes;
@@ -113,46 +143,92 @@ class AWSPruner:
 
         Args:
             on_mask: called with the index and the signed mask s_t of each round that is done, before any rewind.
-        Raises: RuntimeError if it ran before, after `detach`, or if a weight can't be held any more.
+            more: of a search that is done, how many rounds to go on for: what follows is what a longer search does.
+            solution_epochs: after the last round, yield one more stage of so many epochs, with the mask held and
+                nothing interpolated: the solution that the paper reports, A(theta_T m_T), from the weights that the
+                method rewinds to if it does (Section 3.1). `signed_mask()` stays s_T as of the last round. 0: the
+                search ends as Algorithm 1 does.
+        Raises: RuntimeError if it ran before, after `detach`, or if a weight can't be held any more; ValueError
+            for `solution_epochs` with a method that trains scores.
         """
+        if more:
+            self._extend(more)
         if self._running:
-            raise RuntimeError("rounds() runs once for each pruner; detach this one and make a new one to search again")
+            raise RuntimeError(
+                "rounds() runs once for each pruner; rounds(more=...) goes on with a search that is done, a new search "
+                "takes a new pruner (detach this one first)"
+            )
+        if solution_epochs and self._scores:
+            raise ValueError(f"'{self.config.method}' trains scores, it has no solution; detach, then train the model")
         self._running = True
         prune_first, last = self._protocol.prune_first, self.config.rounds or 0
         for t in range(self._stage, last + 1):  # Algorithm 1, line 1; t = 0 is the warm-up, which comes before it
-            if not self._resumed:
+            if not self._under_way:
                 if t == 0:
                     self._mark("init")
                 elif prune_first:
                     self._prune()
+                if t > 1 or (t == 1 and prune_first):  # whatever comes after a prune
                     self._rewind()
             yield self._stage_to_train(t)  # lines 2-7, with the schedule of the learning rate rewound (line 9)
             if t == 0:
                 self._mark("warmup")
-                continue
-            if prune_first:
+            elif prune_first:
                 self._hold.update(self.masks)  # follows weights that were replaced since the last step
             else:
                 self._prune()  # line 8
-            if on_mask is not None:
+            self._stage, self._under_way = t + 1, False
+            if t and on_mask is not None:
                 on_mask(t, self.signed_mask())  # line 11, for each t
-            if not prune_first and t < last:
-                self._rewind()
-        self._stage = last + 1
+        if solution_epochs and self._stage == last + 1:
+            yield from self._solution(solution_epochs)
         self._alpha.enabled = False
+
+    def _solution(self, epochs: int) -> Iterator[Stage]:
+        """A(theta_T m_T), or with the weights that the method rewinds to in the place of theta_T (Section 3.1)."""
+        if not self._under_way:
+            self._found = self.signed_mask()
+            self._rewind()
+        yield replace(self._stage_to_train((self.config.rounds or 0) + 1), epochs=epochs)
+        self._hold.update(self.masks)
+        self._stage, self._under_way = self._stage + 1, False
+
+    def _extend(self, more: int) -> None:
+        """Raises: RuntimeError unless the search is done, and what it left is where the next round starts."""
+        rounds = self.config.rounds or 0
+        if self._found is not None:
+            raise RuntimeError(
+                "this search has trained its solution and can't go on from there; start another at its mask: "
+                "AWSPruner(model, config, mask=pruner.signed_mask())"
+            )
+        if self._stage != rounds + 1 or self._under_way:
+            raise RuntimeError(f"more= goes on with a search that is done; this one is before round {self._stage}")
+        self.config = replace(self.config, rounds=rounds + more, target_remaining=None)
+        self._running = False
 
     def _stage_to_train(self, t: int) -> Stage:
         """Raises: RuntimeError if the pruner no longer holds the model."""
         if held_by(self.model) is not self._hold:
             raise RuntimeError("this pruner was detached, so masks would not hold; make a new one to search again")
-        self._stage, self._resumed = t, False
-        self._alpha.enabled = self._method.interpolate_norm and (t > 0 or self._protocol.interpolate_warmup)
+        self._stage, self._under_way = t, True
+        searching = 0 < t <= (self.config.rounds or 0)
+        self._alpha.enabled = self._method.interpolate_norm and (
+            searching or (t == 0 and self._protocol.interpolate_warmup)
+        )
         epochs = self.config.epochs_per_round if t else self.config.warmup_epochs
         return Stage(t, self.config.rounds or 0, epochs, self.remaining)
 
     def signed_mask(self) -> SignedMask:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""
-        return SignedMask.from_model(self.model, self.config, self._hold.masks)
+        if self._found is not None:
+            return self._found
+        mask = SignedMask.from_model(self.model, self.config, self._hold.masks)
+        return self._with_history(mask)
+
+    def _with_history(self, mask: SignedMask) -> SignedMask:
+        if self._history:
+            mask.provenance = Provenance(history=self._history)
+        return mask
 
     def sparse_copy(self) -> nn.Module:
         """The model as it is now, as an ordinary module of its own with theta * m for weights."""
@@ -177,29 +253,43 @@ class AWSPruner:
         return {
             "config": self.config.to_dict(),
             "stage": self._stage,
-            "begun": self._running,
+            "begun": self._under_way,
             "masks": self.masks,
             "interpolation": norm_interpolation.state(self.model),
             "rewind_point": self._rewind_point,
             "gradients": self._gradients.state_dict() if self._gradients else None,
+            "history": list(self._history),
+            "found": None if self._found is None else dict(self._found),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken: before `rounds`, on the same model with its own state loaded.
 
-        Raises: ValueError if the state is of a search with another configuration; RuntimeError once rounds() runs.
+        The number of rounds may have grown: a search that was done then goes on, and is what a longer one is.
+
+        Raises: ValueError if the state is of a search with another configuration, or with more rounds than this one;
+            RuntimeError once rounds() runs.
         """
         if self._running:
             raise RuntimeError("load_state_dict comes before rounds()")
         theirs = SignedMaskConfig.from_dict(state["config"])
-        if theirs != self.config:
+        rounds, target = self.config.rounds, self.config.target_remaining
+        if replace(theirs, rounds=rounds, target_remaining=target) != self.config:
             raise ValueError(f"the state is of another search: {theirs}; this pruner has {self.config}")
+        if (theirs.rounds or 0) > (rounds or 0):
+            raise ValueError(f"the state is of a search of {theirs.rounds} rounds; this pruner has {rounds}")
+        if theirs.rounds != rounds and state.get("found") is not None:
+            raise ValueError("the state is of a search that has trained its solution: start a new one at its mask")
         self._hold.update(state["masks"])
         norm_interpolation.load_state(self.model, state["interpolation"])
         self._rewind_point = state["rewind_point"]
         if self._gradients:
             self._gradients.load_state_dict(state["gradients"])
-        self._stage, self._resumed = state["stage"], state["begun"]
+        self._stage, self._under_way = state["stage"], state["begun"]
+        self._history = tuple(state.get("history", ()))  # states of before have neither
+        if (found := state.get("found")) is not None:
+            prunable, total = self.partition.prunable, sum(p.numel() for p in parameters_of(self.model).values())
+            self._found = self._with_history(SignedMask(found, self.config, prunable=prunable, parameters=total))
 
     def zero_pruned_(self, model: nn.Module) -> None:
         """Zero what is pruned in another model of the same names; for a running average of the weights, which would

@@ -37,6 +37,7 @@ from .options import (
     write_options,
 )
 from .parser import CommandParser, chosen, said
+from .starting import start_of, starting_options
 
 STAGES = ("rounds", "warmup_epochs", "epochs_per_round")  # of Settings
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}
@@ -69,6 +70,7 @@ def search_parser(
     tables = {"method": METHODS, "protocol": PROTOCOLS, "prunable": PRUNABLE_KINDS, "criterion": CRITERIA}
     parser.add_parameters("search", SignedMaskConfig, SEARCH, shown=stages, choices=tables)
     training_options(parser, row.search, leave_out=OF_FINAL_TRAINING)
+    starting_options(parser)
     parser.add_argument("--push_to_hub", metavar="REPO", help="publish the last mask there")
     return parser
 
@@ -93,7 +95,11 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     model = fresh_network(
         model_name, data.num_classes, given.seed, image_size=data.image_size, channels_last=given.channels_last
     )
-    accelerator.print(_cost(model, config, training.batch_size, steps_an_epoch(data.train, training, accelerator)))
+    start = start_of(given, model)
+    remaining = start["mask"].remaining if "mask" in start else 1.0
+    config = config.starting_at(remaining)
+    steps = steps_an_epoch(data.train, training, accelerator)
+    accelerator.print(_cost(model, config, training.batch_size, steps, remaining))
     write_options(given, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator)
     mask = find_signed_mask(
         model,
@@ -110,6 +116,8 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
             "command": command_line(),
             "model_code": model_code(model_name, data.num_classes, data.image_size),
         },
+        solution_epochs=given.solution_epochs,
+        **start,
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
     accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} --dataset {given.dataset}")
@@ -118,11 +126,11 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     accelerator.end_training()
 
 
-def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int) -> str:
+def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int, remaining: float) -> str:
     assert config.rounds is not None
     size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1) / 1e9  # weights, a moment (Adam has two), masks
     return (
-        f"{config.method}, {config.rounds} rounds to {(1 - config.prune_rate) ** config.rounds:.3f} remaining: "
+        f"{config.method}, {config.rounds} rounds to {remaining * (1 - config.prune_rate) ** config.rounds:.3f} remaining: "
         f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
         f"about {size:.2f} GB of checkpoint. An estimate of the hours follows after the first steps."
     )

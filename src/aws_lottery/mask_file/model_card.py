@@ -5,6 +5,7 @@ A mask may come from a stranger's file, so text in it can't end its cell, its co
 
 import re
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -224,7 +225,18 @@ def _origin(about: Provenance) -> str:
         "data": about.dataset,
         "command": about.command,
     }
-    return markdown_table(["", ""], [[what, _code(value) if value else "not told"] for what, value in told.items()])
+    rows = [[what, _code(value) if value else "not told"] for what, value in told.items()]
+    return markdown_table(["", ""], rows + [["started at", _before(step)] for step in reversed(about.history)])
+
+
+def _before(step: Mapping[str, object]) -> str:
+    """A mask that a search started at, in a line."""
+    config, remaining = step.get("config"), step.get("remaining")
+    search = (
+        f"{config.get('method')}, {config.get('rounds')} rounds" if isinstance(config, Mapping) else "no search told"
+    )
+    source = step.get("source") or f"signs {step.get('signs')}"
+    return f"{_code(source)} ({_text(search)}, {_text(remaining)} of the prunable weights)"
 
 
 def _line(value: object) -> str:

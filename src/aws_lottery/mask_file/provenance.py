@@ -68,6 +68,8 @@ class Provenance:
         task: the Hub's pipeline tag, such as `image-classification`.
         license, base_model: as in the front matter of the Hub's cards.
         limits: sentences on what the results do not show.
+        history: of a search that started at a mask, what that mask was, and what it started at; the oldest first. Plain
+            data: its source, a fingerprint of its signs, its share of remaining weights, its search.
     Raises: ValueError that names the field.
     """
 
@@ -84,9 +86,10 @@ class Provenance:
     license: str | None = None
     base_model: str | None = None
     limits: Sequence[str] = ()
+    history: Sequence[Mapping[str, object]] = ()
 
     def __post_init__(self) -> None:
-        for name in {f.name for f in fields(self)} - {"training", "limits"}:
+        for name in {f.name for f in fields(self)} - {"training", "limits", "history"}:
             value = getattr(self, name)
             _require(value is None or isinstance(value, str), self, name, "a string or None")
         _require(isinstance(self.training, Mapping), self, "training", "a mapping")
@@ -95,6 +98,14 @@ class Provenance:
             isinstance(limits, list | tuple) and all(isinstance(x, str) for x in limits), self, "limits", "strings"
         )
         object.__setattr__(self, "limits", tuple(limits))
+        before = self.history
+        _require(
+            isinstance(before, list | tuple) and all(isinstance(x, Mapping) for x in before),
+            self,
+            "history",
+            "mappings",
+        )
+        object.__setattr__(self, "history", tuple(before))
 
 
 class LayerRow(NamedTuple):

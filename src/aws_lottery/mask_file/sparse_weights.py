@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -77,3 +78,16 @@ def solution_weights(folder: str | Path, mask: "SignedMask") -> dict[str, Tensor
             f"rewinds to, which the search did not keep; search again, or leave out transfers that take weights"
         )
     return load_weights(folder, mask, file=REWOUND_FILE)
+
+
+def load_state_file(path: str | Path) -> dict[str, Tensor]:
+    """The state_dict in a file of safetensors, or of torch.save, of which only tensors are read.
+
+    Raises: ValueError if it holds no state_dict.
+    """
+    if Path(path).suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"'{path}' holds no state_dict, as torch.save(model.state_dict(), path) writes it")
+    return state

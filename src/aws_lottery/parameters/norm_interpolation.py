@@ -5,13 +5,14 @@ The root module draws one alpha per training forward; each normalization layer r
 arithmetic, so that torch.compile sees one graph whatever alpha is, and nothing shows in the state_dict.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..signs import interpolate
+from .unwrap import clean_name
 
 _STATE = "_aws_alpha_state"  # buffer of the root: the state of alpha's random stream
 _INIT = "_aws_init_"  # prefix of a norm layer's buffers that hold psi_init
@@ -102,6 +103,22 @@ def load_state(root: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy what `state` gave into a root on which the same has been attached."""
     for name, buffer in state(root).items():
         buffer.copy_(values[name])
+
+
+def set_psi_init(root: nn.Module, psi_init: Mapping[str, Tensor]) -> None:
+    """Interpolate towards these instead of what the norm layers had when they were attached.
+
+    Args:
+        psi_init: name of the parameter -> its value in a fresh network, shaped like it; other names may be among them.
+    Raises: ValueError that names what is missing or has another shape.
+    """
+    for name, buffer in state(root).items():
+        if _INIT in name:
+            parameter = clean_name(name.replace(_INIT, ""))
+            if parameter not in psi_init or psi_init[parameter].shape != buffer.shape:
+                found = tuple(psi_init[parameter].shape) if parameter in psi_init else "missing"
+                raise ValueError(f"psi_init: '{parameter}' is {found}, the model has {tuple(buffer.shape)}")
+            buffer.copy_(psi_init[parameter])
 
 
 def detach(root: nn.Module) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,15 +100,28 @@ def _way_out(path: Path) -> str:
     return f"{previous} is good: delete {path.name} to go on from there"
 
 
-def remove(folder: Path) -> None:
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
+def remove(folder: Path, *, keep_last: bool = False) -> None:
     """Delete the checkpoints in `folder`, if there are any; the last one last, so that what is left is never older."""
-    for name in (_NEW, PREVIOUS, LAST):
+    for name in (_NEW, PREVIOUS) if keep_last else (_NEW, PREVIOUS, LAST):
         (folder / name).unlink(missing_ok=True)
 
 
-def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+def claim(
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+    may_go_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda there, now: False,
+) -> None:
     """Make `folder` the home of a run with these settings, in run.json with their checksum.
 
+    Args:
+        may_go_on: says of other settings there, and those now, whether the run there goes on with these; run.json is
+            then replaced.
     Raises: CheckpointError that lists the differences if it holds a run with other settings, if its run.json is
         damaged, or if it holds any run and `resume` is False.
     """
@@ -127,7 +140,9 @@ def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         for key in sorted(compared - {CHECKSUM})
         if theirs.get(key) != sealed.get(key)
     ]
-    if differences:
+    if differences and may_go_on(without_checksum(theirs), without_checksum(sealed)):
+        replace_file(path, (to_json(sealed, indent=2) + "\n").encode())
+    elif differences:
         raise CheckpointError(
             f"{folder} holds a run with other settings:\n  " + "\n  ".join(differences) + "\n"
             "Give the same settings to resume it, or take another output folder"

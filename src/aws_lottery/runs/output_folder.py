@@ -1,5 +1,6 @@
 """A run in its output folder: settings, checkpoints, metrics, progress, and an orderly end when told to stop."""
 
+import logging
 import shutil
 import signal
 import time
@@ -22,6 +23,8 @@ from .signals import Interrupted, StopRequest
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+logger = logging.getLogger(__name__)
+
 
 class Run:
     """Writes run.json, metrics.jsonl and checkpoint.pt; the same settings in the same folder go on where it was.
@@ -41,6 +44,7 @@ class Run:
         resume: bool = True,
         checkpoint_seconds: float = 300.0,
         more_state: Callable[[], Any] = lambda: None,
+        may_go_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda there, now: False,
     ):
         """
         Args:
@@ -49,6 +53,7 @@ class Run:
             total_steps: optimizer steps, for the progress bar and the estimate of the hours.
             resume: False refuses a folder that holds a run.
             checkpoint_seconds: least time between checkpoints of a training under way.
+            may_go_on: whether a run with other settings goes on with these (`checkpoint.claim`).
         """
         self.folder, self.model, self.accelerator = Path(folder), model, accelerator
         self.settings = {
@@ -58,6 +63,7 @@ class Run:
         }
         self.total_steps, self.resume = total_steps, resume
         self.checkpoint_seconds, self.more_state = checkpoint_seconds, more_state
+        self.may_go_on = may_go_on
         self.cost: dict[str, float] = {}  # of the last training that ended
         self.metrics: list[dict[str, Any]] = []
         self.steps = 0
@@ -123,6 +129,18 @@ class Run:
             if self.accelerator.is_main_process:
                 checkpoint.remove(self.folder)
 
+    def keep_for_more(self) -> None:
+        """For a run that is done, and may go on one day: its last checkpoint stays. A disk without room for it takes
+        nothing from the result."""
+        try:
+            self.save()
+        except checkpoint.CheckpointError as error:
+            logger.warning("this search can't go on for more rounds from here later: %s", error)
+            return self.remove_checkpoint()
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                checkpoint.remove(self.folder, keep_last=True)
+
     def log(self, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, and whatever trackers the accelerator has."""
         self.accelerator.log(dict(metrics), step=self.steps)
@@ -134,7 +152,7 @@ class Run:
     def _claim(self) -> None:
         for place in (self.folder, *self.folder.glob("round-*")):
             remove_leftovers(place)
-        checkpoint.claim(self.folder, self.settings, resume=self.resume)
+        checkpoint.claim(self.folder, self.settings, resume=self.resume, may_go_on=self.may_go_on)
         state = sum(value.nbytes for value in self.model.state_dict().values())
         needed, free = 2 * state, shutil.disk_usage(self.folder).free  # at least: the weights and a moment of them
         if free < needed:

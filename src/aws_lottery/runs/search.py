@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import PROTOCOLS, SignedMaskConfig
 from ..data import Images, ImageSplit
@@ -18,8 +19,11 @@ from ..mask_file.provenance import provenance
 from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
 from ..parameters.unwrap import unwrap
 from ..processes import together
+from ..starting import MaskSource, as_mask
+from ..starting import fingerprint as mask_fingerprint
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
+from .checkpoint import CheckpointError, has_checkpoint
 from .output_folder import Run
 from .preflight import check_fit
 
@@ -48,18 +52,22 @@ def find_signed_mask(
     resume: bool = True,
     checkpoint_seconds: float = 300.0,
     told: Mapping[str, Any] = MappingProxyType({}),
+    mask: MaskSource | None = None,
+    psi_init: Mapping[str, Tensor] | None = None,
+    solution_epochs: int = 0,
 ) -> SignedMask:
     """Search for a signed mask by `config.method`, and leave the model with its trained sparse weights.
 
     Writes to `output_dir`: a folder `round-01`, `round-02`, ... with the signed mask of each round, the weights that
     survived it and their buffers (`load_weights`), with IMP and WR also those that they rewind to (`solution_weights`);
     `metrics.jsonl` (a line a stage; `seconds` and `images_per_second` in it are of the training steps alone),
-    `run.json` (the settings) and, until it is done, the last two checkpoints. Started again with the same settings it
+    `run.json` (the settings) and the last two checkpoints, of which one stays. Started again with the same settings it
     goes on where it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never
-    was. A search that is done is only read again.
+    was. A search that is done is only read again, or, with more rounds in its configuration, goes on from its
+    checkpoint: it is then, bit for bit, the longer search (masks of before keep the shorter configuration).
 
     Args:
-        model: freshly initialized.
+        model: freshly initialized, or with the weights to start from where there is a `mask`.
         training: optimizer, learning rate and batch size of every stage; its epochs and schedule are not used: the
             stages have their own length and a constant rate (Section 4.1). With its ema_decay every stage ends at the
             average of its weights: that is what is measured, pruned and signed, and where the next stage starts.
@@ -69,6 +77,11 @@ def find_signed_mask(
         resume: False refuses an output_dir that holds a run.
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
         told: of the search, for the cards of its masks: fields of `Provenance` that a machine can't know.
+        mask, psi_init: of a search that does not start dense, as AWSPruner takes them; what the mask was and came from
+            is in the provenance of all masks that are found.
+        solution_epochs: as in `AWSPruner.rounds`: the model is then left with the solution, trained for so long after
+            the last prune with the schedule of `training`; it is kept in a folder `solution`, too. 0: with the `paper`
+            protocol the model is left as its last prune left it, less accurate than before that.
     Returns: the signed mask of the last round.
     Raises: CheckpointError if output_dir holds a run with other settings or other data, a checkpoint is damaged, or the
         disk is full; ValueError if the model does not fit the data; FloatingPointError if the loss is NaN or infinite,
@@ -79,7 +92,8 @@ def find_signed_mask(
     for what, images in (("data", data), ("test_data", test_data)):
         if images is not None:
             check_fit(model, images, accelerator, what=what)
-    pruner = pruner_for(model, config)
+    mask = None if mask is None else as_mask(mask)
+    pruner = pruner_for(model, config, mask=mask, psi_init=psi_init)
     used = {name: value for name, value in asdict(training).items() if name not in OF_FINAL_TRAINING}
     run = Run(
         output_dir,
@@ -90,41 +104,47 @@ def find_signed_mask(
             "images": len(data),
             "data": fingerprint(data),
             "test_data": None if test_data is None else fingerprint(test_data),
+            **({} if mask is None else {"mask": mask_fingerprint(mask)}),
+            **({"solution_epochs": solution_epochs} if solution_epochs else {}),
         },
         pruner.model,
         accelerator,
-        total_steps=pruner.config.epochs * steps_an_epoch(data, training, accelerator),
+        total_steps=(pruner.config.epochs + solution_epochs) * steps_an_epoch(data, training, accelerator),
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
         more_state=pruner.state_dict,
+        may_go_on=partial(_has_more_rounds, Path(output_dir)),
     )
 
-    def keep(index: int, mask: SignedMask) -> None:
+    def keep(index: int, mask: SignedMask, folder: Path | None = None) -> None:
         with together(accelerator):
             if accelerator.is_main_process:
-                mask.provenance = provenance(**{"training": used, **told})
-                folder = round_folder(run.folder, index)
+                history = mask.provenance.history if mask.provenance else ()
+                mask.provenance = provenance(**{"training": used, "history": history, **told})
+                folder = folder or round_folder(run.folder, index)
                 mask.save_pretrained(folder)
                 save_weights(folder, pruner.sparse_copy(), mask)
                 if (rewound := pruner.rewound_copy()) is not None:
                     save_weights(folder, rewound, mask, file=REWOUND_FILE)
 
     with run:
-        last = round_folder(run.folder, pruner.config.rounds or 0)
-        if run.more is None and (last / WEIGHTS_FILE).exists():  # done: its checkpoint is gone, its result is there
+        rounds = pruner.config.rounds or 0
+        last = run.folder / "solution" if solution_epochs else round_folder(run.folder, rounds)
+        done = run.more is None or (run.more["stage"] > rounds + bool(solution_epochs) and not run.more["begun"])
+        if done and (last / WEIGHTS_FILE).exists():
             pruner.detach()
             return _read_again(last, model)
         if run.more is not None:
             pruner.load_state_dict(run.more)
         under_way = run.training
-        for stage in pruner.rounds(on_mask=keep):
+        for stage in pruner.rounds(on_mask=keep, solution_epochs=solution_epochs):
             if under_way is None:
                 run.save()
             run.progress.bar.set_description(f"round {stage.index}/{stage.rounds}, {stage.remaining:.3f} remaining")
             loss = train(
                 pruner.model,
                 data,
-                replace(training, epochs=stage.epochs, schedule="constant"),
+                replace(training, epochs=stage.epochs, **({"schedule": "constant"} if stage.index <= rounds else {})),
                 accelerator=accelerator,
                 seed=1000 * seed + stage.index,
                 on_step=run.after_step,
@@ -143,10 +163,31 @@ def find_signed_mask(
                     recalibrated=PROTOCOLS[config.protocol].recalibrate,
                 )
             run.log(metrics)
-        mask = pruner.signed_mask()
+        found = pruner.signed_mask()
+        if solution_epochs:
+            keep(rounds + 1, found, last)
+        run.keep_for_more()
         pruner.detach()
-        run.remove_checkpoint()
-    return mask
+    return found
+
+
+def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a run's settings differ from those now in nothing but fewer rounds, so that it can go on.
+
+    Raises: CheckpointError if it is done and left no checkpoint to go on from.
+    """
+    past, future = (dict(settings["search"]) for settings in (there, now))
+    rounds, more = past.pop("rounds"), future.pop("rounds")
+    for config in (past, future):
+        config.pop("target_remaining")
+    if not rounds < more or {**there, "search": past} != {**now, "search": future} or "solution_epochs" in now:
+        return False
+    if (round_folder(folder, rounds) / WEIGHTS_FILE).exists() and not has_checkpoint(folder):
+        raise CheckpointError(
+            f"{folder} holds a search of {rounds} rounds that is done, without a checkpoint to go on from; start "
+            f"another in a folder of its own from the last mask: mask='{round_folder(folder, rounds)}'"
+        )
+    return True
 
 
 def _read_again(folder: Path, model: nn.Module) -> SignedMask:

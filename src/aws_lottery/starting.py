@@ -1,0 +1,76 @@
+"""Where a search starts that does not start dense: at the zeros of a mask that is there already."""
+
+import hashlib
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .mask import SignedMask
+from .parameters.matching import fit
+from .parameters.partition import norm_parameters
+from .parameters.unwrap import parameters_of
+
+logger = logging.getLogger(__name__)
+
+MaskSource = SignedMask | str | Path  # a mask, its folder, or its id on the Hub
+
+
+def as_mask(source: MaskSource) -> SignedMask:
+    """The mask itself. Raises: as `SignedMask.from_pretrained`."""
+    return source if isinstance(source, SignedMask) else SignedMask.from_pretrained(source)
+
+
+def starting_masks(mask: SignedMask, model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor]:
+    """Name in the model -> bool, True where the weight is left, of the prunable weights that the mask knows.
+
+    Raises: ValueError if the mask does not fit the model, or prunes a weight that this search would leave alone, as
+        what is pruned there would grow again.
+    """
+    places = fit(mask, model)
+    left = {places[name]: mask[name] != 0 for name in mask.prunable if name in places}
+    strangers = [name for name, value in left.items() if name not in prunable and not bool(value.all())]
+    if strangers:
+        raise ValueError(
+            f"the mask prunes {len(strangers)} weights that this search does not, '{strangers[0]}' first: they would "
+            "grow again. Give the search what the mask was found with: prunable, exclude, classifier, prune_classifier"
+        )
+    if empty := [name for name, value in left.items() if value.numel() and not bool(value.any())]:
+        logger.warning("the mask leaves nothing of %s; nothing will come back there", ", ".join(empty))
+    return {name: value for name, value in left.items() if name in prunable}
+
+
+def warn_of_trained_norm(model: nn.Module) -> None:
+    """psi_init is what a fresh network has; a norm parameter that differs within its layer is a trained one."""
+    parameters = parameters_of(model)
+    trained = [n for n in norm_parameters(model) if parameters[n].numel() and torch.unique(parameters[n]).numel() > 1]
+    if trained:
+        logger.warning(
+            "the normalization parameters of the model look trained ('%s'), and are taken for psi_init: give "
+            "psi_init=fresh_model.state_dict(), as the signs are to work on fresh networks",
+            sorted(trained)[0],
+        )
+
+
+def history_of(mask: SignedMask) -> tuple[Mapping[str, Any], ...]:
+    """What came before a search that starts at `mask`, the oldest first; for `Provenance.history`."""
+    about = mask.provenance
+    now: dict[str, Any] = {"source": mask.source, "signs": fingerprint(mask), "remaining": mask.remaining}
+    if mask.config is not None:
+        now["config"] = mask.config.to_dict()
+    if about is not None:
+        names = ("library_version", "commit", "date", "command", "dataset")
+        now |= {name: value for name in names if (value := getattr(about, name)) is not None}
+    return (*(about.history if about else ()), now)
+
+
+def fingerprint(mask: Mapping[str, Tensor]) -> str:
+    """Tells the signs and zeros of one mask from those of another: 16 hexadecimal digits of a SHA-256."""
+    digest = hashlib.sha256()
+    for name in sorted(mask):
+        digest.update(f"{name} {tuple(mask[name].shape)}".encode())
+        digest.update(mask[name].contiguous().numpy().data)
+    return digest.hexdigest()[:16]
