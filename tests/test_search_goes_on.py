@@ -132,7 +132,7 @@ def test_a_killed_search_from_a_mask_goes_on_to_the_same_weights(two, tmp_path):
 def test_another_mask_to_start_at_is_another_search(two, tmp_path):
     search(tmp_path, config=config(1), mask=two / "round-02")
     for other in (two / "round-01", None):
-        with pytest.raises(CheckpointError, match=r"mask: '[0-9a-f]{16}' there, "):
+        with pytest.raises(CheckpointError, match=r"mask: '[0-9a-f]{64}' there, "):
             search(tmp_path, config=config(1), mask=other)
 
 

@@ -1,6 +1,5 @@
 """Where a search starts that does not start dense: at the zeros of a mask that is there already."""
 
-import hashlib
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .mask import SignedMask
+from .mask_file import packing
 from .parameters.matching import fit
 from .parameters.partition import norm_parameters
 from .parameters.unwrap import parameters_of
@@ -58,19 +58,10 @@ def warn_of_trained_norm(model: nn.Module) -> None:
 def history_of(mask: SignedMask) -> tuple[Mapping[str, Any], ...]:
     """What came before a search that starts at `mask`, the oldest first; for `Provenance.history`."""
     about = mask.provenance
-    now: dict[str, Any] = {"source": mask.source, "signs": fingerprint(mask), "remaining": mask.remaining}
+    now: dict[str, Any] = {"source": mask.source, "signs": packing.sha256(mask), "remaining": mask.remaining}
     if mask.config is not None:
         now["config"] = mask.config.to_dict()
     if about is not None:
         names = ("library_version", "commit", "date", "command", "dataset")
         now |= {name: value for name in names if (value := getattr(about, name)) is not None}
     return (*(about.history if about else ()), now)
-
-
-def fingerprint(mask: Mapping[str, Tensor]) -> str:
-    """Tells the signs and zeros of one mask from those of another: 16 hexadecimal digits of a SHA-256."""
-    digest = hashlib.sha256()
-    for name in sorted(mask):
-        digest.update(f"{name} {tuple(mask[name].shape)}".encode())
-        digest.update(mask[name].contiguous().numpy().data)
-    return digest.hexdigest()[:16]

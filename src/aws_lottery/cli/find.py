@@ -129,8 +129,9 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
 def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int, remaining: float) -> str:
     assert config.rounds is not None
     size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1) / 1e9  # weights, a moment (Adam has two), masks
+    remaining *= (1 - config.prune_rate) ** config.rounds
     return (
-        f"{config.method}, {config.rounds} rounds to {remaining * (1 - config.prune_rate) ** config.rounds:.3f} remaining: "
+        f"{config.method}, {config.rounds} rounds to {remaining:.3f} remaining: "
         f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
         f"about {size:.2f} GB of checkpoint. An estimate of the hours follows after the first steps."
     )

@@ -15,12 +15,12 @@ from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
+from ..mask_file import packing
 from ..mask_file.provenance import provenance
 from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
 from ..parameters.unwrap import unwrap
 from ..processes import together
 from ..starting import MaskSource, as_mask
-from ..starting import fingerprint as mask_fingerprint
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .checkpoint import CheckpointError, has_checkpoint
@@ -104,7 +104,7 @@ def find_signed_mask(
             "images": len(data),
             "data": fingerprint(data),
             "test_data": None if test_data is None else fingerprint(test_data),
-            **({} if mask is None else {"mask": mask_fingerprint(mask)}),
+            **({} if mask is None else {"mask": packing.sha256(mask)}),
             **({"solution_epochs": solution_epochs} if solution_epochs else {}),
         },
         pruner.model,
