@@ -1,6 +1,7 @@
 """The package as a whole: what it exports, what it costs to import, what it says of itself."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,22 @@ def test_every_source_file_has_its_line_in_the_architecture():
     package = ROOT / "src/aws_lottery"
     missing = [str(f.relative_to(package)) for f in package.rglob("*.py") if f"`{f.relative_to(package)}`" not in text]
     assert missing == []
+
+
+def test_the_picture_of_the_layers_is_that_of_the_contract():
+    picture = runpy.run_path(str(ROOT / "docs/draw_layers.py"))["picture"]()
+    assert '["pruner &nbsp; transfers"]' in picture
+    assert picture in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "CONTRIBUTING.md", ROOT / "README.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_constraints_pin_every_dependency():

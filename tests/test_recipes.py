@@ -43,17 +43,17 @@ def test_the_digits_recipe_does_the_whole_job(processes, tmp_path, monkeypatch, 
         printed = capfd.readouterr().out
     else:
         printed = run_twice("aws_digits.py", tmp_path)
-    assert printed.count("| fresh + signed mask |") == 1  # one process speaks
-    assert (tmp_path / "table.md").read_text() in printed
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert printed.count("| AWS: fresh + signed mask |") == 1  # one process speaks
+    stages = [json.loads(line) for line in (tmp_path / "search/metrics.jsonl").read_text().splitlines()]
+    assert [stage["stage"] for stage in stages] == [0, 1, 2, 3]
 
-    mask = SignedMask.from_pretrained(tmp_path / "mask")
+    compared = tmp_path / "compared"
+    assert (compared / "plots/accuracy.png").read_bytes().startswith(b"\x89PNG")
+    mask = SignedMask.from_pretrained(compared / "masks/aws-round-02")
     assert mask.remaining == pytest.approx(0.64, abs=1e-4)
-    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in metrics if "stage" in line] == [0, 1, 2]
-    results = [line for line in metrics if "condition" in line]
-    assert len(results) == 5 * 2
-    assert all(0 <= line["before"] <= 100 and 0 <= line["after"] <= 100 for line in results)
+    starts = ["dense", "AWS solution", "fresh + signed mask", "fresh + mask only", "fresh + random signs"]
+    assert [result.condition for result in mask.results] == starts
+    assert all(len(result.values) == len(result.before) == 2 for result in mask.results)
 
 
 def test_a_search_recipe_starts_at_a_mask_or_at_a_file_of_sparse_weights(monkeypatch, tmp_path, capfd):

@@ -28,6 +28,15 @@ def test_digits_come_without_a_download_and_always_split_alike():
     assert parts["test"].features["label"].num_classes == 10
 
 
+def test_digits_to_choose_by_are_held_out_of_the_train_split():
+    parts = digits(validation=360)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 1077, "test": 360, "validation": 360}
+    assert parts["test"]["image"] == digits()["test"]["image"]
+    assert digit_images("train", validation=360).tensors[0].std().item() == pytest.approx(1, abs=1e-4)
+    both = [str(image) for name in ("train", "validation") for image in parts[name]["image"]]
+    assert sorted(both) == sorted(str(image) for image in digits()["train"]["image"])
+
+
 def test_digit_images_are_standardized_by_the_train_split():
     pixels, labels = digit_images("train").tensors
     assert pixels.shape == (1437, 1, 8, 8)

@@ -20,6 +20,10 @@ class Images(TensorDataset):
         rows = torch.as_tensor(indices)
         return tuple(tensor[rows] for tensor in self.tensors)
 
+    def to(self, device: torch.device | str) -> "Images":
+        """The same on `device`."""
+        return Images(*(tensor.to(device) for tensor in self.tensors))
+
 
 def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = None) -> DataLoader:
     """A loader of (images, labels) batches.

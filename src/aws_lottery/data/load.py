@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .augment import Augmentation
+from .batches import Images
 from .cache import cached
 from .decode import CorruptImageError, Rows
 from .decode_all import decode_all, statistics
@@ -40,23 +41,26 @@ class ImageData:
         name: of the data set.
     """
 
-    train: ImageSplit
-    test: ImageSplit
+    train: Images | ImageSplit
+    test: Images | ImageSplit
     num_classes: int
     name: str
 
     @property
     def image_size(self) -> int:
         """Pixels a side of what the network sees."""
-        return self.train.augmentation.size
+        if isinstance(self.train, ImageSplit):
+            return self.train.augmentation.size
+        return self.train.tensors[0].shape[-1]
 
     @property
-    def mean(self) -> Triple:
-        return self.train.mean
+    def mean(self) -> Triple | None:
+        """Of the pixels that are seen as 0, for each channel; None of images that are taken as they are."""
+        return self.train.mean if isinstance(self.train, ImageSplit) else None
 
     @property
-    def std(self) -> Triple:
-        return self.train.std
+    def std(self) -> Triple | None:
+        return self.train.std if isinstance(self.train, ImageSplit) else None
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same with its batches, and all decoded images, on `device`."""

@@ -7,14 +7,17 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..paper import PAPER, SOURCE, Reported, reported
 from ..summaries import markdown_table, mean_std_text
-from .provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED, Provenance, Result, Told
+from .provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED, Provenance, Result
+
+if TYPE_CHECKING:
+    from ..mask import SignedMask
 
 BEGIN = "<!-- aws_lottery:begin; what stands between these two marks is replaced when the mask is saved again -->"
 END = "<!-- aws_lottery:end; what you write below or above them, and keys you add on top, is kept -->"
@@ -42,7 +45,7 @@ LIMITS = """\
 - The mask fits one architecture; other data sets, optimizers and schedules than those above are untested."""
 
 
-def render(mask: Told, *, repo_id: str | None = None, existing: str | None = None) -> ModelCard:
+def render(mask: "SignedMask", *, repo_id: str | None = None, existing: str | None = None) -> ModelCard:
     """The card of `mask`.
 
     Args:
@@ -82,7 +85,7 @@ def _inserted(body: str, text: str) -> str:
     return f"\n{marked}\n" + (f"\n{text.lstrip()}" if text.strip() else "")
 
 
-def _front_matter(mask: Told) -> ModelCardData:
+def _front_matter(mask: "SignedMask") -> ModelCardData:
     about = mask.provenance or Provenance()
     names = [about.dataset, *(result.dataset for result in mask.results)]
     signed = [result for result in mask.results if result.condition == SIGNED]
@@ -109,7 +112,7 @@ def _eval_result(result: Result, about: Provenance) -> EvalResult:
     )
 
 
-def _body(mask: Told, repo_id: str | None) -> str:
+def _body(mask: "SignedMask", repo_id: str | None) -> str:
     about = mask.provenance or Provenance()
     network = (mask.config and mask.config.architecture) or "a network that it does not name"
     sections = [
@@ -134,13 +137,13 @@ def _body(mask: Told, repo_id: str | None) -> str:
     return "\n\n".join(sections)
 
 
-def _snippet(mask: Told, source: str, network: str, about: Provenance) -> str:
+def _snippet(mask: "SignedMask", source: str, network: str, about: Provenance) -> str:
     formula = "theta = |theta_init| * s" if mask.signed else "theta = theta_init * m"
     model = about.model_code or f"model = ...  # freshly initialized: {_line(network)}"
     return SNIPPET.format(model=model.strip(), source=source, formula=formula)
 
 
-def _results(mask: Told, about: Provenance) -> list[str]:
+def _results(mask: "SignedMask", about: Provenance) -> list[str]:
     """A table for each data set and metric, the conditions without a result included."""
     kinds = list(dict.fromkeys((result.dataset, result.metric) for result in mask.results))
     sections = []
@@ -202,7 +205,7 @@ def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
     return [search, markdown_table(["training", "value"], training) if training else "How it was trained is not told."]
 
 
-def _layers(mask: Told) -> str:
+def _layers(mask: "SignedMask") -> str:
     rows = [
         [
             _code(row.name),

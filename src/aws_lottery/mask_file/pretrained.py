@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without
 from . import packing
 from .provenance import Provenance, Result
 
+if TYPE_CHECKING:
+    from ..mask import SignedMask
+
 CONFIG_FILE, MASK_FILE, CARD_FILE = "config.json", "signed_mask.safetensors", "README.md"
 MASK_SHA256 = "signed_mask_sha256"  # key of config.json: of the bytes of the file beside it
 FORMAT_VERSION = 1  # of config.json
@@ -29,7 +32,7 @@ MAX_CONFIG_BYTES = 1 << 20
 ATTEMPTS = 10  # at reading a mask that is being replaced
 
 
-def write(folder: Path, mask: Any, card: str) -> None:
+def write(folder: Path, mask: "SignedMask", card: str) -> None:
     """Write the files of a SignedMask and its card into an existing folder, whatever mask it holds.
 
     A reader finds the mask that was there or the new one, also where this is killed; one process writes at a time.
@@ -55,7 +58,7 @@ def write(folder: Path, mask: Any, card: str) -> None:
     remove_leftovers(folder)
 
 
-def _signs_file(mask: Any) -> bytes:
+def _signs_file(mask: "SignedMask") -> bytes:
     roles = {
         "parameters": mask.parameters,
         "signed": mask.signed,
@@ -64,7 +67,7 @@ def _signs_file(mask: Any) -> bytes:
     return packing.pack(mask, {"signed_mask": to_json(roles)})
 
 
-def _config(mask: Any, digest: str) -> dict[str, Any]:
+def _config(mask: "SignedMask", digest: str) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "library_name": "aws_lottery",

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from .. import __version__
-from ..config import SignedMaskConfig
 
 # Conditions that every card has a row for; more may follow. The solution's is "AWS solution", "LRR solution", ...
 DENSE, SIGNED, MASK_ONLY, RANDOM_SIGNS = "dense", "fresh + signed mask", "fresh + mask only", "fresh + random signs"
@@ -117,24 +116,6 @@ class LayerRow(NamedTuple):
     weights: int
     remaining: float  # share of the entries that are not 0
     positive: float  # share of +1 among those; NaN where none is left
-
-
-class Told(Protocol):
-    """What a card shows of a SignedMask."""
-
-    config: SignedMaskConfig | None
-    results: tuple[Result, ...]
-    provenance: Provenance | None
-    parameters: int
-    signed: bool
-
-    @property
-    def remaining(self) -> float: ...
-
-    @property
-    def remaining_total(self) -> float: ...
-
-    def table(self) -> list[LayerRow]: ...
 
 
 def provenance(**told: object) -> Provenance:

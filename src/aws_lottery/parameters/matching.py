@@ -7,7 +7,7 @@ Or, when asked, the same place in the order of the model.
 import logging
 from collections.abc import Callable, Collection, Mapping
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -17,12 +17,20 @@ from .unwrap import parameters_of, unwrap
 logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]  # name -> shape, in the order of the model
+if TYPE_CHECKING:
+    from ..mask import SignedMask
+
 Names = Mapping[str, str] | Callable[[str], str]
 MATCHES = ("names", "structure")
 
 
 def fit(
-    mask: Any, model: nn.Module, *, exclude: Collection[str] = (), names: Names | None = None, by: str = "names"
+    mask: "SignedMask",
+    model: nn.Module,
+    *,
+    exclude: Collection[str] = (),
+    names: Names | None = None,
+    by: str = "names",
 ) -> dict[str, str]:
     """`match` for a SignedMask and a model, seen through its wrappers. Raises: ValueError that names both."""
     model = unwrap(model)
@@ -50,7 +58,7 @@ def fit(
     return places
 
 
-def _head(mask: Any) -> list[str]:
+def _head(mask: "SignedMask") -> list[str]:
     """Names of the classifier, if it was not pruned: the one of the configuration, or the last matrix."""
     last = next((name for name in reversed(list(mask)) if mask[name].dim() > 1), "")
     owner = (mask.config and mask.config.classifier) or last.rpartition(".")[0]
