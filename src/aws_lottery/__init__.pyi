@@ -14,6 +14,8 @@ from .evaluation import recalibrate as recalibrate
 from .experiments.comparison import Comparison as Comparison
 from .gem_miner import GemMiner as GemMiner
 from .gem_miner import pruner_for as pruner_for
+from .integrations.held_mask import HeldMask as HeldMask
+from .integrations.winning_sign import WinningSignCallback as WinningSignCallback
 from .mask import SignedMask as SignedMask
 from .mask_file.hub import HubError as HubError
 from .mask_file.provenance import Provenance as Provenance

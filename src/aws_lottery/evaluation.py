@@ -1,6 +1,7 @@
 """Measuring a network: its accuracy, with BatchNorm's statistics made to belong to it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,9 @@ def logits(output: Any) -> Tensor:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, data: Iterable[tuple[Tensor, ...]], *, max_batches: int = 20) -> None:
+def recalibrate(
+    model: nn.Module, data: Iterable[Sequence[Tensor] | Mapping[str, Any]], *, max_batches: int = 20
+) -> None:
     """Re-estimate BatchNorm's running statistics at psi, as the plain mean over batches (cumulative average).
 
     AWS trains under random interpolations of psi, and transfer replaces the weights: the statistics that either
@@ -28,7 +31,8 @@ def recalibrate(model: nn.Module, data: Iterable[tuple[Tensor, ...]], *, max_bat
     Every process must be given the same batches. A model without such statistics is left as it is.
 
     Args:
-        data: batches whose first element is the model's input; on any device.
+        data: batches, on any device: sequences whose first element is the model's input, or mappings of its keyword
+            arguments.
     """
     model = unwrap(model)
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -41,8 +45,11 @@ def recalibrate(model: nn.Module, data: Iterable[tuple[Tensor, ...]], *, max_bat
         layer.reset_running_stats()
         layer.momentum = None  # torch's word for the cumulative average
         layer.train()
-    for _, (images, *_) in zip(range(max_batches), data, strict=False):
-        model(images.to(device))
+    for batch in islice(data, max_batches):
+        if isinstance(batch, Mapping):
+            model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()})
+        else:
+            model(batch[0].to(device))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.train(training)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,17 @@ def any_process(mine: bool, accelerator: "Accelerator") -> bool:
     return bool(accelerator.reduce(flag, "sum").item())  # type: ignore[union-attr]
 
 
+def refuse_sharding(accelerator: "Accelerator | AcceleratorState") -> None:
+    """Raises: ValueError if the parameters are sharded (FSDP, DeepSpeed), as masks would not hold."""
+    if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise ValueError(
+            f"training by {accelerator.distributed_type} replaces parameters, and masks would not hold; "
+            "use DistributedDataParallel (accelerate launch --multi_gpu)"
+        )
+
+
 @contextmanager
-def together(accelerator: "Accelerator") -> Iterator[None]:
+def together(accelerator: "Accelerator | PartialState") -> Iterator[None]:
     """An error in the block on one process is raised on all, and no process leaves the block before the others.
 
     Every process has to enter it; nothing in it may wait for another process.

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import Images, ImageSplit, batches
 from .evaluation import logits
+from .processes import refuse_sharding
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 
 if TYPE_CHECKING:
@@ -26,11 +27,7 @@ class Training:
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
-        if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            raise ValueError(
-                f"training by {accelerator.distributed_type} replaces parameters, and masks would not hold; "
-                "use DistributedDataParallel (accelerate launch --multi_gpu)"
-            )
+        refuse_sharding(accelerator)
         self.config, self.accelerator = config, accelerator
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps

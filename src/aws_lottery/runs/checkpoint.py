@@ -2,17 +2,15 @@
 
 import hashlib
 import io
-import json
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..atomic import replace_file
 from ..processes import together
+from ..random_states import random_states, set_random_states
 from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def save(folder: Path, state: Mapping[str, Any], accelerator: "Accelerator") -> 
     """
     from accelerate.utils import gather_object
 
-    ranks = gather_object([_random_states()])
+    ranks = gather_object([random_states()])
     with together(accelerator):
         if accelerator.is_main_process:
             _write(folder, {**state, "random": ranks})
@@ -76,7 +74,7 @@ def load(folder: Path, accelerator: "Accelerator") -> dict[str, Any] | None:
             f"{path} was written by {len(ranks)} processes, now there are {accelerator.num_processes}; the data order "
             "would differ. Go on with as many, or start anew in another folder"
         )
-    _set_random_states(ranks[accelerator.process_index])
+    set_random_states(ranks[accelerator.process_index])
     return state
 
 
@@ -161,23 +159,3 @@ def _settings_in(path: Path) -> dict[str, Any]:
             "there has the settings given now"
         ) from error
     return settings
-
-
-def _random_states() -> dict[str, Any]:
-    version, internal, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    return {
-        "python": (version, list(internal), gauss),
-        "numpy": json.dumps(numpy_state, default=lambda array: array.tolist()),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def _set_random_states(states: Mapping[str, Any]) -> None:
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(json.loads(states["numpy"]))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

@@ -20,6 +20,7 @@ from ..mask_file.provenance import provenance
 from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
 from ..parameters.unwrap import unwrap
 from ..processes import together
+from ..pruner import AWSPruner
 from ..starting import MaskSource, as_mask
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
@@ -37,6 +38,16 @@ OF_FINAL_TRAINING = ("epochs", "schedule", "milestones", "min_learning_rate")  #
 def round_folder(output_dir: str | Path, index: int) -> Path:
     """Where a search leaves the signed mask of round `index`."""
     return Path(output_dir) / f"round-{index:02}"
+
+
+def save_round(folder: Path, mask: SignedMask, pruner: AWSPruner, *, told: Mapping[str, Any]) -> None:
+    """Write the mask of a round, the weights that survived it, and those that the method rewinds to."""
+    history = mask.provenance.history if mask.provenance else ()
+    mask.provenance = provenance(**{"history": history, **told})
+    mask.save_pretrained(folder)
+    save_weights(folder, pruner.sparse_copy(), mask)
+    if (rewound := pruner.rewound_copy()) is not None:
+        save_weights(folder, rewound, mask, file=REWOUND_FILE)
 
 
 def find_signed_mask(
@@ -119,13 +130,8 @@ def find_signed_mask(
     def keep(index: int, mask: SignedMask, folder: Path | None = None) -> None:
         with together(accelerator):
             if accelerator.is_main_process:
-                history = mask.provenance.history if mask.provenance else ()
-                mask.provenance = provenance(**{"training": used, "history": history, **told})
                 folder = folder or round_folder(run.folder, index)
-                mask.save_pretrained(folder)
-                save_weights(folder, pruner.sparse_copy(), mask)
-                if (rewound := pruner.rewound_copy()) is not None:
-                    save_weights(folder, rewound, mask, file=REWOUND_FILE)
+                save_round(folder, mask, pruner, told={"training": used, **told})
 
     with run:
         rounds = pruner.config.rounds or 0

@@ -1,0 +1,1 @@
+"""aws_lottery inside other libraries' training loops."""

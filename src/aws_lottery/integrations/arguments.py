@@ -1,0 +1,46 @@
+"""What a search reads off the Trainer's arguments, and which of them it can't run under."""
+
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ..config import SignedMaskConfig
+
+
+def refuse(args: TrainingArguments, config: SignedMaskConfig) -> None:
+    """Raises: ValueError for what a search can't run under."""
+    epochs = config.epochs
+    if args.max_steps > 0 or args.num_train_epochs != epochs:
+        found = f"max_steps={args.max_steps}" if args.max_steps > 0 else f"num_train_epochs={args.num_train_epochs:g}"
+        raise ValueError(
+            f"this search takes {epochs} epochs (warm-up {config.warmup_epochs}, then {config.rounds} rounds of "
+            f"{config.epochs_per_round}), the TrainingArguments have {found}: give num_train_epochs={epochs}, such as "
+            "num_train_epochs=config.epochs"
+        )
+    for found, why in {
+        "load_best_model_at_end": "the best checkpoint may lie before a prune, and would bring pruned weights back; "
+        "each round's mask and weights are kept in output_dir/round-01 and so on",
+        "auto_find_batch_size": "a second attempt would start from weights that are trained already",
+    }.items():
+        if getattr(args, found, False):
+            raise ValueError(f"{found}=True does not go with a search: {why}. Set it to False")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"the Trainer would copy the model to {args.n_gpu} GPUs for each forward (DataParallel), and alpha would "
+            f"not move on: start it with torchrun --nproc_per_node {args.n_gpu}, or show it one GPU "
+            "(CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def hyper_parameters(args: TrainingArguments) -> dict[str, Any]:
+    """For the card: of the TrainingArguments those that decide how a stage is trained."""
+    return {
+        "optimizer": getattr(args.optim, "value", args.optim),
+        "learning_rate": args.learning_rate,
+        "schedule": f"{getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)}, anew in each stage",
+        "weight_decay": args.weight_decay,
+        "batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "max_grad_norm": args.max_grad_norm,
+        "seed": args.seed,
+        "mixed_precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "no",
+    }

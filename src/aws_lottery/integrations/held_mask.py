@@ -1,0 +1,81 @@
+"""`HeldMask`: a final training from a signed mask by `transformers.Trainer`."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..mask import SignedMask
+from ..parameters.hold import Hold
+from ..parameters.unwrap import parameters_of, unwrap
+from ..processes import refuse_sharding
+from .calibration import recalibrate_on
+from .checkpoints import load_renamed_, resumed_folders
+
+
+class HeldMask(TrainerCallback):
+    """A final training from a signed mask: theta = |theta_init| * s when it begins (Section 3.2), pruned weights 0 to
+    its end, resumed or not.
+
+    `HeldMask(mask.binary())` keeps the signs of the initialization: the mask alone. `load_best_model_at_end` is fine:
+    all checkpoints are of this mask.
+    """
+
+    def __init__(self, mask: SignedMask, *, apply: bool = True, **matching: Any):
+        """
+        Args:
+            mask: what the model is held to.
+            apply: False keeps the weights that survive as they are: for a solution, which starts from weights of its
+                search.
+            matching: `exclude`, `names` and `match`, as `SignedMask.apply_` takes them.
+        """
+        self.mask, self.apply, self.matching = mask, apply, matching
+        self._hold: Hold | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model,
+        train_dataloader,
+        **of_trainer,
+    ) -> None:
+        """Raises: ValueError if the mask does not fit the model, or a checkpoint is not of this mask."""
+        refuse_sharding(AcceleratorState())
+        self._release()
+        model = unwrap(model)
+        if state.global_step and (folder := next(filter(Path.is_dir, resumed_folders(args, state)), None)):
+            load_renamed_(model, folder)
+        before = {name: int(value.count_nonzero()) for name, value in parameters_of(model).items()}
+        if self.apply and not state.global_step:
+            self.mask.apply_(model, **self.matching)
+        self._hold = self.mask.held(model, **self.matching)
+        if state.global_step:
+            _require_same(before, self._hold, state.global_step)
+        if args.eval_on_start:
+            recalibrate_on(model, train_dataloader, batch_size=args.per_device_train_batch_size)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model, **of_trainer
+    ) -> None:
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            load_renamed_(unwrap(model), Path(state.best_model_checkpoint))
+        self._release()
+
+    def _release(self) -> None:
+        if self._hold is not None:
+            self._hold.remove()
+        self._hold = None
+
+
+def _require_same(before: dict[str, int], hold: Hold, step: int) -> None:
+    after = {name: int(weight.count_nonzero()) for name, weight in hold.weights.items()}
+    alive = {name: before[name] - count for name, count in after.items() if before[name] > count}
+    if alive:
+        raise ValueError(
+            f"the checkpoint of step {step} is not of this mask: {sum(alive.values()):,} weights that it prunes are "
+            f"not 0 there, in '{next(iter(alive))}' first. Resume with the mask that the training began with"
+        )

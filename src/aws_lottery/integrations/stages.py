@@ -1,0 +1,102 @@
+"""What a stage of a search has of its own within one `trainer.train()`: optimizer statistics and learning rates.
+
+A callback can't replace the Trainer's optimizer and schedule, as others hold references to them. So the optimizer is
+emptied in place, and the schedule becomes a function of the step that starts anew with every stage.
+"""
+
+import copy
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments, get_scheduler
+
+from ..config import SignedMaskConfig
+
+_OF_OTHERS = ("params", "lr", "initial_lr")  # entries of a group that are the model's and the schedule's
+
+
+def stage_of(epoch: int, config: SignedMaskConfig) -> int:
+    """The stage that trains in `epoch`, counted from 0: 0 is the warm-up, then come the rounds."""
+    return int(sum(epoch >= end for end in accumulate(stage_epochs(config))))
+
+
+def stage_epochs(config: SignedMaskConfig) -> list[int]:
+    """Epochs of the warm-up and of each round."""
+    return [config.warmup_epochs] + [config.epochs_per_round] * (config.rounds or 0)
+
+
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the parameter groups are set to, for `renew_`: some optimizers (schedule-free ones) count in them."""
+    return [
+        {name: copy.deepcopy(value) for name, value in group.items() if name not in _OF_OTHERS}
+        for group in optimizer.param_groups
+    ]
+
+
+def renew_(optimizer: Optimizer, settings: Sequence[dict[str, Any]]) -> None:
+    """Make `optimizer` forget what it gathered, as a new one would; its learning rate is the schedule's to set."""
+    optimizer.state.clear()
+    for group, values in zip(optimizer.param_groups, settings, strict=True):
+        group.update(copy.deepcopy(values))
+
+
+def restart_in_every_stage_(scheduler: Any, args: TrainingArguments, config: SignedMaskConfig, steps: int) -> None:
+    """Let the Trainer's `scheduler` run over each stage as it would over a training of that length.
+
+    Args:
+        scheduler: made by the Trainer of `args`, at any step.
+        steps: optimizer steps of the whole search.
+    Raises: ValueError if it is not what `args` describe, or a kind that can't start anew (`reduce_lr_on_plateau`).
+    """
+    whole = _schedule(args, steps)
+    if type(scheduler) is not LambdaLR or whole is None:
+        raise ValueError(
+            f"a search starts the schedule anew in each of its stages, which {type(scheduler).__name__} "
+            f"(lr_scheduler_type={args.lr_scheduler_type!r}) can't do; the paper's stages have a constant rate: "
+            "TrainingArguments(lr_scheduler_type='constant')"
+        )
+    sample = {0, 1, steps // 3, steps // 2, steps - 1}
+    if any(abs(f(step) - whole(step)) > 1e-9 for f in scheduler.lr_lambdas for step in sample):
+        raise ValueError(
+            "the learning-rate schedule is not the one that the TrainingArguments describe; a search makes one for "
+            "each of its stages from lr_scheduler_type, warmup_steps and lr_scheduler_kwargs: give these, and "
+            "Trainer(optimizers=(optimizer, None)) if the optimizer is your own"
+        )
+    factor = _by_stage(args, config, steps // config.epochs)
+    scheduler.lr_lambdas = [factor] * len(scheduler.lr_lambdas)
+    for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = base * factor(scheduler.last_epoch)
+
+
+def _by_stage(args: TrainingArguments, config: SignedMaskConfig, steps_an_epoch: int) -> Callable[[int], float]:
+    lengths = [epochs * steps_an_epoch for epochs in stage_epochs(config)]
+    starts = [0, *accumulate(lengths)][:-1]
+    schedules = {length: _schedule(args, length) for length in set(lengths) if length}
+
+    def factor(step: int) -> float:
+        stage = min(bisect_right(starts, step) - 1, len(starts) - 1)
+        while not lengths[stage]:  # a last stage without epochs
+            stage -= 1
+        schedule = schedules[lengths[stage]]
+        assert schedule is not None
+        return schedule(step - starts[stage])
+
+    return factor
+
+
+def _schedule(args: TrainingArguments, steps: int) -> Callable[[int], float] | None:
+    """Step -> share of the learning rate, over a training of `steps`; None if it is no function of the step."""
+    optimizer = SGD([torch.zeros(1)], lr=args.learning_rate)
+    made = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=args.get_warmup_steps(steps),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # type: ignore[arg-type]
+    )
+    return made.lr_lambdas[0] if type(made) is LambdaLR else None
