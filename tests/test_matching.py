@@ -122,10 +122,48 @@ def test_a_wrong_map_is_refused():
 
 def test_structure_pairs_in_order_when_asked():
     model = dict(zip(["w1", "b1", "w2", "b2"], MASK.values(), strict=True))
-    with pytest.raises(ValueError, match="8 parameters differ"):
-        strict(MASK, model)
     assert strict(MASK, model, by="structure") == dict(zip(MASK, model, strict=True))
     assert strict(MASK, {**model, "aux": (1,)}, by="structure", exclude=["aux"]) == dict(zip(MASK, model, strict=True))
+
+
+def test_order_is_the_last_resort_and_is_said(caplog):
+    model = dict(zip(["w1", "b1", "w2", "b2"], MASK.values(), strict=True))
+    assert strict(MASK, model) == dict(zip(MASK, model, strict=True))
+    assert "paired with parameters of the model in order, as all shapes agree (a.conv.weight is w1, and" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"w1": (4, 3), "b1": (4,), "w2": (2, 4)},  # one fewer
+        {"w1": (4, 3), "b1": (4,), "w2": (2, 4), "b2": (3,)},  # another shape
+        {"b1": (4,), "w1": (4, 3), "w2": (2, 4), "b2": (2,)},  # another order
+        {"w1": (4, 3), "a.conv.bias": (4,), "fc.bias": (2, 4), "b2": (2,)},  # a name that is somewhere else
+    ],
+)
+def test_order_that_shapes_do_not_bear_out_is_refused(model):
+    with pytest.raises(ValueError, match="parameters differ:\n  a.conv.weight: not in the model"):
+        strict(MASK, model)
+
+
+def test_order_of_few_shapes_is_no_resort():
+    with pytest.raises(ValueError, match="a.weight: not in the model"):
+        strict({"a.weight": (4, 4), "b.weight": (4, 4)}, {"x.weight": (4, 4), "y.weight": (4, 4)})
+
+
+def test_names_in_checkpoints_match_whichever_side_has_others(caplog):
+    caplog.set_level(logging.INFO)
+    old = {"encoder.layer.0.attention.query.weight": (4, 3), "head.weight": (2, 4)}
+    new = {"layers.0.q_proj.weight": (4, 3), "head.weight": (2, 4)}
+    pairs, alias = dict(zip(old, new, strict=True)), dict(zip(new, old, strict=True))
+    assert strict(old, new, aliases=({}, alias)) == pairs
+    assert strict(new, old, aliases=(alias, {})) == alias
+    assert "matched by those in checkpoints" in caplog.text
+    under = {f"vit.{name}": shape for name, shape in new.items()}
+    assert strict(old, under, aliases=({}, {f"vit.{name}": f"vit.{old}" for name, old in alias.items()})) == {
+        name: f"vit.{place}" for name, place in pairs.items()
+    }
+    assert strict(old, new, exclude=["layers"], aliases=({}, alias)) == {"head.weight": "head.weight"}
 
 
 def test_structure_checks_number_and_shapes():
@@ -191,8 +229,6 @@ def test_structure_goes_by_order_past_normalization(mask, make_convnet):
     other = nn.Module()
     for place, index in zip("abcde", (0, 1, 3, 4, 7), strict=True):
         other.add_module(place, model[index])
-    with pytest.raises(ValueError, match=r"a.weight: not in the mask"):
-        mask.apply_(other)
     mask.apply_(other, match="structure")
     assert torch.equal(other.c.weight.sign().to(torch.int8), mask["3.weight"])
     assert other.b.weight.tolist() == [1.0] * 8

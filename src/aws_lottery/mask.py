@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from . import signs
 from .config import SignedMaskConfig
 from .mask_file import hub, model_card, pretrained
 from .mask_file.provenance import LayerRow, Provenance, Result
+from .parameters.checkpoint_names import checkpoint_names
 from .parameters.hold import Hold
 from .parameters.matching import Names, fit
 from .parameters.partition import norm_parameters, partition
@@ -38,6 +40,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         signed: bool = True,
         results: Sequence[Result] = (),
         provenance: Provenance | None = None,
+        checkpoint_names: Mapping[str, str] = MappingProxyType({}),
     ):
         """
         Args:
@@ -48,6 +51,8 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             signed: False for a mask without signs (see `binary`); its values are 0 and 1.
             results: what was measured with it.
             provenance: how it was made.
+            checkpoint_names: name -> name in checkpoints on the Hub, for those that differ: what the mask is matched by
+                under another version of the model's library, whose names in memory may be others.
         Raises: ValueError that names the tensor which has another dtype or other values.
         """
         for name, value in values.items():
@@ -61,6 +66,9 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         self.parameters = sum(v.numel() for v in values.values()) if parameters is None else parameters
         self.signed = signed
         self.results, self.provenance = tuple(results), provenance
+        self.checkpoint_names = dict(checkpoint_names)
+        if unknown := set(self.checkpoint_names) - set(values):
+            raise ValueError(f"checkpoint_names {sorted(unknown)} are not in the mask")
         self.source: str | None = None  # the folder or the commit on the Hub that it was read from
 
     @classmethod
@@ -83,6 +91,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             config,
             prunable=parts.prunable,
             parameters=total,
+            checkpoint_names={name: old for name, old in checkpoint_names(model).items() if name in values},
         )
 
     @classmethod
@@ -159,7 +168,8 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
     def binary(self) -> "SignedMask":
         """The mask alone, |s| of the prunable weights: `apply_` then leaves the signs of the init as they are."""
         values = {name: self[name].abs() for name in self.prunable}
-        return SignedMask(values, self.config, parameters=self.parameters, signed=False)
+        names = {name: old for name, old in self.checkpoint_names.items() if name in values}
+        return SignedMask(values, self.config, parameters=self.parameters, signed=False, checkpoint_names=names)
 
     def with_random_signs(self, seed: int) -> "SignedMask":
         """The same zeros under signs drawn by a fair coin: the control that tells signs from sparsity."""
@@ -168,7 +178,13 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             name: value * (torch.randint(2, value.shape, generator=generator, dtype=torch.int8) * 2 - 1)
             for name, value in self.items()
         }
-        return SignedMask(values, self.config, prunable=self.prunable, parameters=self.parameters)
+        return SignedMask(
+            values,
+            self.config,
+            prunable=self.prunable,
+            parameters=self.parameters,
+            checkpoint_names=self.checkpoint_names,
+        )
 
     @torch.no_grad()
     def apply_(

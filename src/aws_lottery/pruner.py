@@ -288,8 +288,16 @@ class AWSPruner:
         self._stage, self._under_way = state["stage"], state["begun"]
         self._history = tuple(state.get("history", ()))  # states of before have neither
         if (found := state.get("found")) is not None:
-            prunable, total = self.partition.prunable, sum(p.numel() for p in parameters_of(self.model).values())
-            self._found = self._with_history(SignedMask(found, self.config, prunable=prunable, parameters=total))
+            now = SignedMask.from_model(self.model, self.config)
+            self._found = self._with_history(
+                SignedMask(
+                    found,
+                    self.config,
+                    prunable=now.prunable,
+                    parameters=now.parameters,
+                    checkpoint_names=now.checkpoint_names,
+                )
+            )
 
     def zero_pruned_(self, model: nn.Module) -> None:
         """Zero what is pruned in another model of the same names; for a running average of the weights, which would

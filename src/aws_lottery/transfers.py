@@ -63,7 +63,13 @@ def _shuffled(mask: SignedMask, seed: int) -> SignedMask:
     generator, binary = torch.Generator().manual_seed(seed), mask.binary()
     places = {name: torch.randperm(value.numel(), generator=generator) for name, value in binary.items()}
     values = {name: value.flatten()[places[name]].view_as(value) for name, value in binary.items()}
-    return SignedMask(values, binary.config, parameters=binary.parameters, signed=False)
+    return SignedMask(
+        values,
+        binary.config,
+        parameters=binary.parameters,
+        signed=False,
+        checkpoint_names=binary.checkpoint_names,
+    )
 
 
 TRANSFERS: dict[str, Transfer] = {  # in the order of tables and legends

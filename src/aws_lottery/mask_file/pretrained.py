@@ -63,6 +63,7 @@ def _signs_file(mask: "SignedMask") -> bytes:
         "parameters": mask.parameters,
         "signed": mask.signed,
         "signed_only": [name for name in mask if name not in set(mask.prunable)],
+        **({"checkpoint_names": mask.checkpoint_names} if mask.checkpoint_names else {}),
     }
     return packing.pack(mask, {"signed_mask": to_json(roles)})
 
@@ -141,17 +142,21 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _roles(values: dict[str, Tensor], roles: dict[str, Any]) -> dict[str, Any]:
     parameters, signed, signed_only = roles["parameters"], roles["signed"], roles["signed_only"]
+    names = roles.get("checkpoint_names", {})
     if (
         type(parameters) is not int
         or type(signed) is not bool
         or type(signed_only) is not list
         or parameters < sum(value.numel() for value in values.values())
         or not set(signed_only) <= values.keys()
+        or type(names) is not dict
+        or not names.keys() <= values.keys()
+        or not all(type(name) is str for name in names.values())
         or not (signed or all(value.numel() == 0 or value.min() >= 0 for value in values.values()))
     ):
         raise ValueError(f"its roles do not fit its tensors: {roles!r:.200}")
     prunable = tuple(name for name in values if name not in set(signed_only))
-    return {"parameters": parameters, "signed": signed, "prunable": prunable}
+    return {"parameters": parameters, "signed": signed, "prunable": prunable, "checkpoint_names": names}
 
 
 def _config_text(path: Path) -> bytes:

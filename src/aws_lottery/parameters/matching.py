@@ -1,16 +1,20 @@
 """Which parameter of a model each tensor of a mask is for: `fit`, by names and shapes alone.
 
-In this order: what the caller maps; the same name; the same name under another prefix, if only one prefix fits.
-Or, when asked, the same place in the order of the model.
+In this order: what the caller maps; the same name; the same name under another prefix, if only one prefix fits; the same
+name in checkpoints (checkpoint_names.py), under a prefix, too; and, at last and with a warning, the same place in the
+order of the model, if all shapes agree. Or that at once, when asked.
 """
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from .checkpoint_names import checkpoint_names
 from .partition import matches, norm_parameters
 from .unwrap import parameters_of, unwrap
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 Names = Mapping[str, str] | Callable[[str], str]
 MATCHES = ("names", "structure")
+MIN_SHAPES = 3  # so many different shapes, before their order is taken for a network's
 
 
 def fit(
@@ -46,6 +51,7 @@ def fit(
             names=names,
             exclude=exclude,
             by=by,
+            aliases=(mask.checkpoint_names, checkpoint_names(model)),
         )
         if empty := [place for place in places.values() if parameters[place].is_meta]:
             raise ValueError(f"{empty[0]}: on the meta device; initialize the model first (to_empty, then its init)")
@@ -75,6 +81,7 @@ def match(
     names: Names | None = None,
     exclude: Collection[str] = (),
     by: str = "names",
+    aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
 ) -> dict[str, str]:
     """Name in the mask -> name in the model.
 
@@ -85,29 +92,96 @@ def match(
         names: name in the mask -> name in the model, for those that differ: a mapping or a function.
         exclude: names or globs of modules or parameters, in the mask or in the model, to be left alone.
         by: "names", or "structure": in order, for a network whose names are all others.
+        aliases: of the mask and of the model: name -> name in checkpoints, for those that differ.
     Raises: ValueError that lists what does not fit.
     """
     _check(mask, model, exclude, by)
-    wanted = {name: shape for name, shape in mask.items() if not matches(name, exclude)}
-    required = [name for name in required if not matches(name, exclude)]
+    sides = _Sides(mask, model, [n for n in required if not matches(n, exclude)], head, exclude, aliases)
     if by == "structure":
-        target, scope = _in_order(wanted, required), ""
-    elif names is not None:
-        target, scope = _as_told(mask, names), ""
-    else:
-        old, scope = _prefixes(wanted, model, head)
-        target = {name: scope + name.removeprefix(old) for name in mask}
-        _tell(old, scope, required)
-    pairs = {name: target[name] for name in wanted if not matches(target[name], exclude)}
-    if not pairs:
-        raise ValueError("nothing of it is left to apply; exclude= leaves out too much")
-    wrong = _misfits(pairs, mask, model)
-    missing = [n for n in required if n.startswith(scope) and n not in target.values()]
-    if wrong and not missing and all(name in head and pairs[name] in model for name in wrong):
-        logger.warning("left as it is, for its shape differs: the classifier (%s)", ", ".join(wrong))
-        return {name: place for name, place in pairs.items() if name not in wrong}
-    if wrong or missing:
-        raise ValueError(_listed([*wrong.values(), *(f"{name}: not in the mask" for name in missing)]))
+        return sides.settled(_in_order(sides))
+    if names is not None:
+        return sides.settled(_as_told(mask, names))
+    try:
+        return _by_name(sides)
+    except ValueError as by_name:
+        for strategy in (_by_checkpoint_name, _by_order):
+            with suppress(ValueError):
+                return strategy(sides)
+        raise by_name
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What is to be paired; fields as arguments of `match`, `required` less what is excluded."""
+
+    mask: Shapes
+    model: Shapes
+    required: Collection[str]
+    head: Collection[str]
+    exclude: Collection[str]
+    aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
+
+    @property
+    def wanted(self) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape in self.mask.items() if not matches(name, self.exclude)}
+
+    def settled(self, target: Mapping[str, str], scope: str = "") -> dict[str, str]:
+        """`target` without what is excluded by either name, if all else fits and nothing under `scope` is left over."""
+        pairs = {name: target[name] for name in self.wanted if not matches(target[name], self.exclude)}
+        if not pairs:
+            raise ValueError("nothing of it is left to apply; exclude= leaves out too much")
+        wrong, taken = _misfits(pairs, self.mask, self.model), set(target.values())
+        missing = [name for name in self.required if name.startswith(scope) and name not in taken]
+        if wrong and not missing and all(name in self.head and pairs[name] in self.model for name in wrong):
+            logger.warning("left as it is, for its shape differs: the classifier (%s)", ", ".join(wrong))
+            return {name: place for name, place in pairs.items() if name not in wrong}
+        if wrong or missing:
+            raise ValueError(_listed([*wrong.values(), *(f"{name}: not in the mask" for name in missing)]))
+        return pairs
+
+
+def _by_name(sides: _Sides) -> dict[str, str]:
+    old, scope = _prefixes(sides.wanted, sides.model, sides.head)
+    pairs = sides.settled({name: scope + name.removeprefix(old) for name in sides.mask}, scope)
+    _tell(old, scope, sides.required)
+    return pairs
+
+
+def _by_checkpoint_name(sides: _Sides) -> dict[str, str]:
+    """As by name, with the names that both sides have in checkpoints."""
+    ours, theirs = (
+        {name: alias.get(name, name) for name in shapes}
+        for shapes, alias in zip((sides.mask, sides.model), sides.aliases, strict=True)
+    )
+    here, there = ({old: name for name, old in names.items()} for names in (ours, theirs))
+    if not any(sides.aliases) or len(here) < len(ours) or len(there) < len(theirs):
+        raise ValueError("neither side has other names, or they are not unique")
+    renamed = _Sides(
+        {ours[name]: shape for name, shape in sides.mask.items()},
+        {theirs[name]: shape for name, shape in sides.model.items()},
+        [theirs[name] for name in sides.required],
+        [ours[name] for name in sides.head if name in ours],
+        [old for names in (ours, theirs) for name, old in names.items() if matches(name, sides.exclude)],
+    )
+    places = _by_name(renamed)
+    logger.info("names differ between versions of the model's library: matched by those in checkpoints")
+    return {here[name]: there[place] for name, place in places.items()}
+
+
+def _by_order(sides: _Sides) -> dict[str, str]:
+    """In order, if shapes bear it out: enough of them differ, and no name that both have is paired with another."""
+    target = _in_order(sides)
+    if len({*sides.wanted.values()}) < MIN_SHAPES:
+        raise ValueError("the order of so few shapes says little")
+    if any(name in sides.model and name != place for name, place in target.items()):
+        raise ValueError("a name that both sides have is in another place")
+    pairs = replace(sides, head=()).settled(target)
+    logger.warning(
+        "no names fit: the %d tensors of the mask were paired with parameters of the model in order, as all shapes "
+        "agree (%s is %s, and so on). Layers of one shape may be swapped: check it, or say how by names=",
+        len(pairs),
+        *next(iter(pairs.items())),
+    )
     return pairs
 
 
@@ -121,7 +195,7 @@ def _check(mask: Shapes, model: Shapes, exclude: Collection[str], by: str) -> No
             raise ValueError(f"exclude pattern {pattern!r} matches nothing in the mask or the model")
 
 
-def _tell(old: str, scope: str, required: list[str]) -> None:
+def _tell(old: str, scope: str, required: Collection[str]) -> None:
     if any(not name.startswith(scope) for name in required):
         logger.warning("the mask is for %r only; the rest of the model is left as it is", scope)
     elif old != scope:
@@ -183,10 +257,11 @@ def _as_told(mask: Shapes, names: Names) -> dict[str, str]:
     return told
 
 
-def _in_order(wanted: Shapes, required: list[str]) -> dict[str, str]:
-    if len(wanted) != len(required):
+def _in_order(sides: _Sides) -> dict[str, str]:
+    wanted = sides.wanted
+    if len(wanted) != len(sides.required):
         raise ValueError(
-            f"match='structure' pairs in order, but the mask has {len(wanted)} tensors and the model {len(required)} "
-            "parameters for them; exclude= leaves parameters of either side alone"
+            f"match='structure' pairs in order, but the mask has {len(wanted)} tensors and the model "
+            f"{len(sides.required)} parameters for them; exclude= leaves parameters of either side alone"
         )
-    return dict(zip(wanted, required, strict=True))
+    return dict(zip(wanted, sides.required, strict=True))
