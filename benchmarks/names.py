@@ -1,10 +1,10 @@
 """Masks written under one version of transformers and applied under another, held against transformers' own loading.
 
     python benchmarks/names.py write FOLDER     # in one environment: a mask and a checkpoint for each network
-    python benchmarks/names.py apply FOLDER     # in the other: the mask on a fresh network, beside the checkpoint loaded
+    python benchmarks/names.py apply FOLDER     # in the other: the mask on a fresh network, beside the checkpoint
 
-Small networks of random weights, a tenth of them zero. `apply` says of each how many signs of the applied mask differ from
-those of the checkpoint as transformers loads it under the other version, which knows nothing of this package.
+Small networks of random weights, a tenth of them zero. `apply` says of each how many signs of the applied mask differ
+from those of the checkpoint as transformers loads it under the other version, which knows nothing of this package.
 docs/notes/names.md has what came out.
 """
 
@@ -15,16 +15,15 @@ import types
 from pathlib import Path
 
 import huggingface_hub.errors as hub_errors
-
-for name in ("RemoteEntryNotFoundError", "HTTPError"):  # transformers 4 is bound to a huggingface_hub that lacks them
-    if not hasattr(hub_errors, name):
-        setattr(hub_errors, name, type(name, (OSError,), {}))
-
 import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from aws_lottery.mask import SignedMask
+for missing in ("RemoteEntryNotFoundError", "HTTPError"):  # in the huggingface_hub that transformers 4 is bound to
+    if not hasattr(hub_errors, missing):
+        setattr(hub_errors, missing, type(missing, (OSError,), {}))
+
+from aws_lottery.mask import SignedMask  # noqa: E402  needs those names
 
 NETWORKS: dict[str, tuple[str, dict]] = {
     "ViTForImageClassification": (

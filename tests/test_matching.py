@@ -142,12 +142,12 @@ def test_order_is_the_last_resort_and_is_said(caplog):
     ],
 )
 def test_order_that_shapes_do_not_bear_out_is_refused(model):
-    with pytest.raises(ValueError, match="parameters differ:\n  a.conv.weight: not in the model"):
+    with pytest.raises(ValueError, match=r"parameters differ:\n  a\.conv\.weight: not in the model"):
         strict(MASK, model)
 
 
 def test_order_of_few_shapes_is_no_resort():
-    with pytest.raises(ValueError, match="a.weight: not in the model"):
+    with pytest.raises(ValueError, match=r"a\.weight: not in the model"):
         strict({"a.weight": (4, 4), "b.weight": (4, 4)}, {"x.weight": (4, 4), "y.weight": (4, 4)})
 
 

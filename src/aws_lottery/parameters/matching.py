@@ -1,8 +1,8 @@
 """Which parameter of a model each tensor of a mask is for: `fit`, by names and shapes alone.
 
-In this order: what the caller maps; the same name; the same name under another prefix, if only one prefix fits; the same
-name in checkpoints (checkpoint_names.py), under a prefix, too; and, at last and with a warning, the same place in the
-order of the model, if all shapes agree. Or that at once, when asked.
+In this order: what the caller maps; the same name; the same name under another prefix, if only one prefix fits; the
+same name in checkpoints (checkpoint_names.py), under a prefix, too; and, at last and with a warning, the same place in
+the order of the model, if all shapes agree. Or that at once, when asked.
 """
 
 import logging
