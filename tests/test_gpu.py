@@ -14,6 +14,7 @@ from aws_lottery.data import Images, batches
 from aws_lottery.data.augment import Augmentation
 from aws_lottery.data.splits import DecodedSplit
 from aws_lottery.models import create_model
+from aws_lottery.parameters import norm_interpolation
 from aws_lottery.runs.output_folder import Run
 
 pytestmark = pytest.mark.gpu
@@ -159,7 +160,7 @@ def test_a_compiled_network_draws_a_new_alpha_every_step(mode):
             layer.bias.normal_()
     twin, compiled = copy.deepcopy(model), torch.compile(model, mode=mode)
     x, y = torch.randn(16, 12, device=DEVICE), torch.randint(3, (16,), device=DEVICE)
-    state, losses = int(model.get_buffer("_aws_alpha_state")), []
+    state, losses = int(norm_interpolation.state(model)["_aws_alpha_state"]), []
     for _ in range(8):  # a graph is recorded in the second or third
         pair = []
         for called, owner in ((compiled, model), (twin, twin)):
@@ -168,7 +169,7 @@ def test_a_compiled_network_draws_a_new_alpha_every_step(mode):
             pair.append((loss.item(), owner[0].weight.grad.clone()))
             owner.zero_grad()
         state = state * 48271 % (2**31 - 1)
-        assert int(model.get_buffer("_aws_alpha_state")) == state
+        assert int(norm_interpolation.state(model)["_aws_alpha_state"]) == state
         torch.testing.assert_close(pair[0], pair[1], rtol=1e-3, atol=1e-5)
         losses.append(pair[0][0])
     assert len(set(losses)) == 8

@@ -23,6 +23,7 @@ from aws_lottery import (
     train,
 )
 from aws_lottery.data import ImageData, Images
+from aws_lottery.parameters import norm_interpolation
 from aws_lottery.processes import together, warn_if_alone
 from aws_lottery.runs import checkpoint
 from aws_lottery.runs.checkpoint import CheckpointError
@@ -56,7 +57,7 @@ def _search(accelerator, criterion="magnitude"):
     alphas = []
     for stage in pruner.rounds():
         train(model, _data(), config, accelerator=accelerator, seed=stage.index)
-        alphas.append(int(model.get_buffer("_aws_alpha_state")))
+        alphas.append(int(norm_interpolation.state(model)["_aws_alpha_state"]))
     return pruner.signed_mask(), alphas, evaluate(model, _data(), accelerator=accelerator, batch_size=16)
 
 

@@ -71,8 +71,7 @@ def assert_same_search(model, config, images, **options):
     for name, value in model.named_parameters():
         assert torch.equal(value, expected[name]), name
     for name, value in model.named_buffers():
-        if "_aws_" not in name:
-            assert torch.equal(value, twin.get_buffer(name)), name
+        assert torch.equal(value, twin.get_buffer(name)), name
 
 
 @pytest.mark.parametrize("protocol", ["paper", "released-code"])
@@ -241,7 +240,7 @@ def test_the_stream_of_alpha_is_uniform_and_follows_the_seed(convnet, images):
         pruner = AWSPruner(copy.deepcopy(convnet), search_config(seed=seed))
         pruner._alpha.enabled = True
         for _ in range(n):
-            pruner._alpha.draw(pruner.model, ())
+            pruner._alpha(pruner.model, ())
             yield float(pruner._alpha.value)
 
     many = torch.tensor(list(stream(0, 4000)))
@@ -308,6 +307,89 @@ def test_activation_checkpointing_recomputes_with_the_same_alpha(make_convnet, i
         run_search(network, search_config(), images)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_two_forwards_before_one_backward_are_recomputed_each_with_its_own_alpha(convnet, images, reentrant):
+    del convnet[1]  # BatchNorm would count the recomputed batch twice
+    with torch.no_grad():
+        convnet[3].weight.uniform_(2, 3)  # far from psi_init, so that alpha matters
+    twin = copy.deepcopy(convnet)
+    for model, use in ((convnet, True), (twin, False)):
+        pruner = AWSPruner(model, search_config())
+        next(stages := pruner.rounds()), next(stages)
+        first, *middle, last = model
+        with torch.no_grad():
+            model[2].weight.uniform_(2, 3, generator=torch.Generator().manual_seed(0))
+        body = nn.Sequential(*middle)
+        model.forward = lambda x, f=first, b=body, e=last, use=use: e(
+            checkpoint(b, f(x), use_reentrant=reentrant) if use else b(f(x))
+        )
+        (model(images[0][0]).square().mean() + model(images[1][0]).square().mean()).backward()
+    for ours, theirs in zip(convnet.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_an_evaluation_between_forward_and_backward_changes_no_recomputation(make_convnet, images):
+    grads = []
+    for between in (False, True):
+        torch.manual_seed(0)
+        model = Checkpointed(make_convnet(), True)
+        pruner = AWSPruner(model, search_config())
+        next(stages := pruner.rounds()), next(stages)
+        with torch.no_grad():
+            model.body[4].weight.fill_(3)
+        loss = model(images[0][0]).square().mean()
+        if between:
+            model.eval()(images[1][0])
+            model.train()
+        loss.backward()
+        grads.append(model.body[3].weight.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_a_checkpoint_around_the_whole_model_draws_no_second_alpha(make_convnet, images):
+    model = make_convnet()
+    pruner = AWSPruner(model, search_config())
+    next(stages := pruner.rounds()), next(stages)
+    loss = checkpoint(model, images[0][0], use_reentrant=False).square().mean()
+    drawn = float(pruner._alpha.value)
+    loss.backward()
+    assert float(pruner._alpha.value) == drawn
+
+
+def in_mid_search(model):
+    pruner = AWSPruner(model, search_config())
+    next(stages := pruner.rounds()), next(stages)
+    return pruner, stages
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_an_exported_model_carries_nothing_of_the_search(convnet, images):
+    in_mid_search(convnet)
+    x = images[0][0]
+    exported = torch.export.export(convnet.eval(), (x,))
+    names = [*exported.state_dict, *exported.constants, *dict(exported.named_buffers())]
+    assert not [name for name in names if "_aws_" in name]
+    torch.testing.assert_close(exported.module()(x), convnet(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_script_of_a_model_under_search_is_refused_and_of_its_sparse_copy_is_not(convnet, images):
+    pruner, _ = in_mid_search(convnet)
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.script can't compile .* script pruner\.sparse_copy\(\)"):
+        torch.jit.script(convnet)
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.script can't compile"):
+        torch.jit.script(convnet[1])
+    assert torch.jit.script(pruner.sparse_copy())(images[0][0]).shape == (8, 4)
+
+
+def test_interpolation_follows_a_model_to_another_dtype(make_convnet):
+    model = make_convnet()
+    in_mid_search(model)
+    model.to(torch.float64)
+    model(torch.randn(2, 3, 6, 6, dtype=torch.float64)).sum().backward()
+    assert model[1].weight.grad.dtype is torch.float64
 
 
 def test_a_diverged_model_is_not_pruned(convnet):

@@ -8,6 +8,7 @@ from torch import nn
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, recalibrate, train
 from aws_lottery.data import Images, batches, digit_images, digits
 from aws_lottery.metrics import Accuracy
+from aws_lottery.parameters import norm_interpolation
 from aws_lottery.training import steps_an_epoch
 
 
@@ -215,9 +216,9 @@ def test_recalibration_does_not_interpolate(convnet, data):
     next(stages), next(stages)
     convnet(data.tensors[0])
     state = copy.deepcopy(convnet.state_dict())
-    alpha = convnet.get_buffer("_aws_alpha_state").clone()
+    alpha = norm_interpolation.state(convnet)["_aws_alpha_state"].clone()
     recalibrate(convnet, batches(data, 8))
-    assert torch.equal(alpha, convnet.get_buffer("_aws_alpha_state"))
+    assert torch.equal(alpha, norm_interpolation.state(convnet)["_aws_alpha_state"])
     assert torch.equal(convnet[1].weight, state["1.weight"])
 
 

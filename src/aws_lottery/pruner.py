@@ -98,7 +98,7 @@ class AWSPruner:
         self._method, self._protocol = METHODS[self.config.method], PROTOCOLS[self.config.protocol]
         self._criterion = CRITERIA[self.config.criterion]
         self._gradients = MeanGradients(self._hold) if self._criterion.needs_gradient else None
-        self._alpha = norm_interpolation.Alpha(enabled=False)
+        self._alpha = norm_interpolation.Alpha()
         if self._method.interpolate_norm:
             if not self.partition.norms:
                 logger.warning(
@@ -212,9 +212,7 @@ class AWSPruner:
             raise RuntimeError("this pruner was detached, so masks would not hold; make a new one to search again")
         self._stage, self._under_way = t, True
         searching = 0 < t <= (self.config.rounds or 0)
-        self._alpha.enabled = self._method.interpolate_norm and (
-            searching or (t == 0 and self._protocol.interpolate_warmup)
-        )
+        self._alpha.enabled = bool(self._alpha.norms) and (searching or (t == 0 and self._protocol.interpolate_warmup))
         epochs = self.config.epochs_per_round if t else self.config.warmup_epochs
         return Stage(t, self.config.rounds or 0, epochs, self.remaining)
 

@@ -5,7 +5,8 @@ The root module draws one alpha per training forward; each normalization layer r
 arithmetic, so that torch.compile sees one graph whatever alpha is, and nothing shows in the state_dict.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,32 +15,97 @@ from torch import Tensor, nn
 from ..signs import interpolate
 from .unwrap import clean_name
 
-_STATE = "_aws_alpha_state"  # buffer of the root: the state of alpha's random stream
-_INIT = "_aws_init_"  # prefix of a norm layer's buffers that hold psi_init
+_STATE = "_aws_alpha_state"  # the state of alpha's random stream, in `state`
+_INIT = "_aws_init_"  # prefix of psi_init in `state`
 
 # The multiplicative congruential generator MINSTD (Park, Miller and Stockmeyer, 1993): one integer of state
 # that any device steps alike, inside a compiled graph, on every rank, and that is all there is to resume.
 _MULTIPLIER, _MODULUS = 48271, 2**31 - 1
 
 
+_NO_SCRIPT = (
+    "torch.jit.script can't compile a model whose normalization a pruner interpolates; script pruner.sparse_copy(), "
+    "or end the search first (AWSPruner.detach)"
+)
+
+
+class Tensors(nn.Module):
+    """Tensors that torch.compile takes for buffers, yet no submodule: exports and state_dicts don't see them. They
+    follow the model to another device and dtype when they are next used."""
+
+    def __init__(self, **tensors: Tensor):
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    def get(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+        tensor = self.get_buffer(name)
+        if tensor.device != device or tensor.dtype != dtype:
+            tensor = self._buffers[name] = tensor.to(device, dtype)
+        return tensor
+
+
 class Alpha:
     """alpha ~ U(0, 1), one draw per training forward of the root, shared by all its normalization layers.
 
-    `value` is the draw in force, a 0-d float32 tensor, or None where psi is to be used as it is. It stays after
-    the forward, so that activation checkpointing recomputes with the same alpha.
+    Activation checkpointing runs layers again during backward; there alpha is the one of the forward whose gradient
+    is being taken, told by the order in which autograd numbers what it records.
     """
 
-    def __init__(self, enabled: bool = True):
-        self.enabled = enabled
-        self.value: Tensor | None = None
+    def __init__(self, seed: int = 0, norms: Sequence[nn.Module] = ()):
+        """
+        Args:
+            seed: of the stream.
+            norms: the layers; alpha is drawn on the device of the first.
+        """
+        self.enabled = bool(norms)
+        self.norms = norms
+        self.stream = Tensors(state=torch.randint(1, _MODULUS, (), generator=torch.Generator().manual_seed(seed)))
+        self._start()
 
-    def draw(self, root: nn.Module, args: tuple) -> None:
-        """Forward pre-hook of the root."""
+    def _start(self) -> None:
+        self.value: Tensor | None = None  # the last draw, 0-d float32; None where psi is to be used as it is
+        # autograd's number at the start of each of the last forwards, and its draw: as many as may wait for a backward
+        self._draws: deque[tuple[int, Tensor | None]] = deque(maxlen=1024)
+
+    def __getstate__(self) -> dict:
+        return {"enabled": self.enabled, "norms": self.norms, "stream": self.stream}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    @property
+    def __name__(self) -> str:
+        """What torch.jit.script asks of a hook first."""
+        raise RuntimeError(_NO_SCRIPT)
+
+    def __call__(self, root: nn.Module, args: tuple) -> None:
+        """Draw; the forward pre-hook of the root."""
+        if _number_in_backward() is not None:
+            return
         self.value = None
         if self.enabled and root.training:
-            state = root.get_buffer(_STATE)
+            device = next(psi.device for psi in self.norms[0]._parameters.values() if psi is not None)
+            state = self.stream.get("state", device, torch.int64)
             state.copy_(state * _MULTIPLIER % _MODULUS)
             self.value = state.to(torch.float32) / _MODULUS  # a fresh tensor: backward still needs the last one
+        if not torch.compiler.is_compiling():
+            self._draws.append((torch.autograd._get_sequence_nr(), self.value))  # pyright: ignore[reportPrivateImportUsage]
+
+    def in_force(self) -> Tensor | None:
+        """The draw of the forward that a layer belongs to."""
+        number = _number_in_backward()
+        if number is None:
+            return self.value
+        return next((value for start, value in reversed(self._draws) if start <= number), self.value)
+
+
+def _number_in_backward() -> int | None:
+    """Of the autograd node whose backward runs now; None in an ordinary forward, and where torch.compile looks on."""
+    if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+        return None
+    return torch._C._current_autograd_node()._sequence_nr()
 
 
 class InterpolatedForward:
@@ -48,23 +114,21 @@ class InterpolatedForward:
     def __init__(self, module: nn.Module, alpha: Alpha, unit_psi_init: bool):
         self.module = module
         self.alpha = alpha
-        self.names = [name for name, psi in module.named_parameters(recurse=False)]
         self.replaced = module.__dict__.get("forward")  # set on the instance by somebody before us
-        for name in self.names:
-            psi_init = module.get_parameter(name).detach().clone()
-            if unit_psi_init:
-                psi_init.fill_(0.0 if name.endswith("bias") else 1.0)
-            module.register_buffer(_INIT + name, psi_init, persistent=False)
+        self.psi_init = Tensors()
+        for name, psi in module.named_parameters(recurse=False):
+            value = psi.detach().clone()
+            self.psi_init.register_buffer(name, value.fill_(not name.endswith("bias")) if unit_psi_init else value)
 
     def __call__(self, *args, **kwargs):
-        alpha = self.alpha.value
+        alpha = self.alpha.in_force()
         if alpha is None or not self.module.training:
             return self._forward(*args, **kwargs)
         parameters: dict[str, Any] = self.module._parameters
-        buffers: dict[str, Any] = self.module._buffers
-        psi = {name: parameters[name] for name in self.names}
+        psi = {name: parameters[name] for name in self.psi_init._buffers}
+        psi_init = {name: self.psi_init.get(name, value.device, value.dtype) for name, value in psi.items()}
         try:
-            parameters.update(interpolate(psi, {name: buffers[_INIT + name] for name in psi}, alpha))
+            parameters.update(interpolate(psi, psi_init, alpha))
             return self._forward(*args, **kwargs)
         finally:
             parameters.update(psi)
@@ -74,8 +138,13 @@ class InterpolatedForward:
             return self.replaced(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
 
+    @property
+    def _torchscript_modifier(self) -> None:
+        """What torch.jit.script asks of a forward first."""
+        raise RuntimeError(_NO_SCRIPT)
 
-def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int, *, unit_psi_init: bool = False) -> Alpha:
+
+def attach(root: nn.Module, norms: Sequence[nn.Module], seed: int, *, unit_psi_init: bool = False) -> Alpha:
     """Make the norm layers of `root` interpolate between their parameters and what these are now (psi_init).
 
     Args:
@@ -85,24 +154,29 @@ def attach(root: nn.Module, norms: Iterable[nn.Module], seed: int, *, unit_psi_i
         unit_psi_init: take scale 1 and bias 0 for psi_init instead.
     Returns: the switch and current draw.
     """
-    alpha = Alpha()
-    start = torch.randint(1, _MODULUS, (), generator=torch.Generator().manual_seed(seed))
-    root.register_buffer(_STATE, start.to(next(root.parameters()).device), persistent=False)
-    root.register_forward_pre_hook(alpha.draw)
+    alpha = Alpha(seed, norms)
+    root.register_forward_pre_hook(alpha)
     for norm in norms:
         norm.forward = InterpolatedForward(norm, alpha, unit_psi_init)
     return alpha
 
 
 def state(root: nn.Module) -> dict[str, Tensor]:
-    """psi_init and the state of alpha's stream by buffer name, as `load_state` takes them; empty if none attached."""
-    return {name: value for name, value in root.named_buffers() if name.rpartition(".")[2].startswith((_STATE, _INIT))}
+    """psi_init and the state of alpha's stream by name, as `load_state` takes them; empty if none attached."""
+    values = {}
+    for alpha in _alphas(root).values():
+        values[_STATE] = alpha.stream.get_buffer("state")
+    for name, module in root.named_modules():
+        if isinstance(forward := module.__dict__.get("forward"), InterpolatedForward):
+            prefix = f"{name}.{_INIT}" if name else _INIT
+            values |= {prefix + leaf: value for leaf, value in forward.psi_init.named_buffers()}
+    return values
 
 
 def load_state(root: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy what `state` gave into a root on which the same has been attached."""
-    for name, buffer in state(root).items():
-        buffer.copy_(values[name])
+    for name, tensor in state(root).items():
+        tensor.copy_(values[name])
 
 
 def set_psi_init(root: nn.Module, psi_init: Mapping[str, Tensor]) -> None:
@@ -123,20 +197,16 @@ def set_psi_init(root: nn.Module, psi_init: Mapping[str, Tensor]) -> None:
 
 def detach(root: nn.Module) -> None:
     """Remove what `attach` put on `root`, or on the model that it is a copy of."""
-    root._buffers.pop(_STATE, None)
-    root._non_persistent_buffers_set.discard(_STATE)
-    for key, hook in list(root._forward_pre_hooks.items()):
-        if isinstance(getattr(hook, "__self__", None), Alpha):
-            del root._forward_pre_hooks[key]
+    for key in _alphas(root):
+        del root._forward_pre_hooks[key]
     for module in root.modules():
         forward = module.__dict__.get("forward")
         if isinstance(forward, InterpolatedForward):
-            _restore(module, forward)
+            del module.forward
+            if forward.replaced is not None:
+                module.forward = forward.replaced
 
 
-def _restore(module: nn.Module, forward: InterpolatedForward) -> None:
-    del module.forward
-    if forward.replaced is not None:
-        module.forward = forward.replaced
-    for name in forward.names:
-        delattr(module, _INIT + name)
+def _alphas(root: nn.Module) -> dict[int, Alpha]:
+    """By the keys of their hooks: one at most."""
+    return {key: hook for key, hook in root._forward_pre_hooks.items() if isinstance(hook, Alpha)}
