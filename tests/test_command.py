@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from aws_lottery.cli.main import COMMANDS, main
+from aws_lottery.cli.commands import COMMANDS
+from aws_lottery.cli.main import main
 from aws_lottery.cli.parser import CommandParser, chosen, options_text, said
 
 
@@ -35,7 +36,7 @@ FIELDS = ("degrees", "fan", "trays", "mode", "name")
 
 
 def oven() -> CommandParser:
-    parser = CommandParser("Bake a loaf.\n\nExamples:\n    bake loaf\n")
+    parser = CommandParser("Bake a loaf.\n\nExamples:\n    bake loaf\n", config=True)
     parser.add_argument("loaf", nargs="+")
     parser.add_parameters("oven", Oven, shown={"degrees": 220.0}, choices={"mode": ("top", "bottom")})
     return parser

@@ -38,7 +38,9 @@ def test_random_masks_are_as_alike_as_chance_says():
     def random(*shares: float) -> SignedMask:
         def layer(share: float) -> torch.Tensor:
             there = torch.rand(40_000, generator=generator) < share
-            return there.to(torch.int8) * torch.where(torch.rand(40_000, generator=generator) < 0.7, 1, -1).to(torch.int8)
+            return there.to(torch.int8) * torch.where(torch.rand(40_000, generator=generator) < 0.7, 1, -1).to(
+                torch.int8
+            )
 
         return SignedMask({f"layer{i}": layer(share) for i, share in enumerate(shares)})
 

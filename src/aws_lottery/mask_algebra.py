@@ -8,7 +8,7 @@ tensors; the others (biases, the classifier) are those of the first mask, as a b
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def union(*masks: SignedMask) -> SignedMask:
 
 
 def difference(first: SignedMask, second: SignedMask) -> SignedMask:
-    """The places of the first mask that the second does not have under the same sign. Raises: ValueError as `likeness`."""
+    """The places of the first mask that the second has not under the same sign. Raises: ValueError as `likeness`."""
     return _joined("difference", (first, second), lambda values: values[0] * (values[0] != values[1]))
 
 
@@ -109,9 +109,8 @@ class _Counts:
     @classmethod
     def of(cls, name: str, a: Tensor, b: Tensor) -> "_Counts":
         both = (a != 0) & (b != 0)
-        ups = [int(((value > 0) & both).sum()) for value in (a, b)]
-        sizes = [int(torch.count_nonzero(value)) for value in (a, b, both)]
-        return cls(name, a.numel(), *sizes, int(((a == b) & both).sum()), *ups)
+        places = (a != 0, b != 0, both, both & (a == b), both & (a > 0), both & (b > 0))
+        return cls(name, a.numel(), *(int(torch.count_nonzero(place)) for place in places))
 
     def likeness(self) -> Likeness:
         p, q = _ratio(self.first, self.weights), _ratio(self.second, self.weights)
@@ -128,8 +127,9 @@ class _Counts:
 
 
 def _likeness_of_all(counts: Sequence[_Counts]) -> Likeness:
-    fields = ("weights", "first", "second", "both", "same", "first_up", "second_up")
-    total = _Counts(ALL, *(sum(getattr(count, field) for count in counts) for field in fields))
+    names = [field.name for field in fields(_Counts) if field.name != "name"]
+    sums = {name: sum(getattr(count, name) for count in counts) for name in names}
+    total = _Counts(name=ALL, **sums)
     both = sum(_ratio(count.first * count.second, count.weights) for count in counts if count.weights)
     same = sum(count.both * count.likeness().agreement_by_chance for count in counts if count.both)
     row = total.likeness()
@@ -154,7 +154,9 @@ def _joined(what: str, masks: Sequence[SignedMask], join: Callable[[Tensor], Ten
         for name, value in first.items()
     }
     limits = (f"It is the {what} of {len(masks)} signed masks; no search found it as it is.",)
-    return SignedMask(values, prunable=first.prunable, parameters=first.parameters, provenance=provenance(limits=limits))
+    return SignedMask(
+        values, prunable=first.prunable, parameters=first.parameters, provenance=provenance(limits=limits)
+    )
 
 
 def _check(first: SignedMask, second: SignedMask) -> None:

@@ -1,6 +1,6 @@
 """The command `aws-lottery`, and the command lines of the recipes.
 
-A command is one file here and one name in `main.COMMANDS`. The file has
+A command is one file here and one name in `commands.COMMANDS`. The file has
 
 - a docstring: its first line is what `aws-lottery --help` says of the command; all before the line `Examples:` heads
   the command's own help, and the examples end it;

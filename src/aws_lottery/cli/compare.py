@@ -1,7 +1,8 @@
-"""Compare starts from one or more searches: final trainings, rounds x transfers x seeds; table, plots, cards.
+"""Compare starts from searches: table, plots, cards.
 
-Writes results.jsonl, table.md, plots, and the masks with cards that state what was measured. What is done is not done
-again; the same command started several times shares the work.
+Final trainings of rounds x transfers x seeds, from one search or more. Writes results.jsonl, table.md, plots, and the
+masks with cards that state what was measured. What is done is not done again; the same command started several times
+shares the work.
 
 Examples:
     aws-lottery compare runs/aws --dataset uoft-cs/cifar100 --rounds 9

@@ -1,7 +1,8 @@
-"""Search for a winning sign: the signed mask of every round (Algorithm 1).
+"""Search for a winning sign.
 
-Writes a folder a round with the mask, its card and the weights that survived; metrics.jsonl, and options.json with all
-that was used. Killed and started again with the same options, it goes on.
+Algorithm 1: trains, prunes, goes on. Writes a folder a round with the signed mask, its card and the weights that
+survived; metrics.jsonl, and options.json with all that was used. Killed and started again with the same options, it
+goes on.
 
 Examples:
     aws-lottery find --dataset uoft-cs/cifar100 --model resnet50

@@ -30,7 +30,7 @@ TABLES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 def machine_options(description: str | None) -> CommandParser:
     """A parser with the options that every recipe has: where it runs and writes, not what."""
-    parser = CommandParser(description)
+    parser = CommandParser(description, config=True)
     group = parser.add_argument_group("where it runs and writes")
     group.add_argument("--output_dir", default=None, metavar="FOLDER")
     group.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default=None)

@@ -27,13 +27,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Has --config; takes `--batch-size` for `--batch_size`; an option that is not given is None.
+    """Takes `--batch-size` for `--batch_size`; an option made by `add_parameters` is None unless it is given.
 
     Args:
         text: what the help begins with, and, from a line `Examples:` on, what it ends with.
+        config: whether there is a --config with a file of options.
     """
 
-    def __init__(self, text: str | None):
+    def __init__(self, text: str | None, *, config: bool = False):
         description, _, examples = (text or "").partition("Examples:\n")
         super().__init__(
             usage="%(prog)s [options]",
@@ -42,9 +43,9 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument(
-            "--config", metavar="FILE", help=f"JSON or YAML of options, such as an {OPTIONS_FILE}; others go before it"
-        )
+        if config:
+            text = f"JSON or YAML of options, such as an {OPTIONS_FILE}; what is on the command line goes before it"
+            self.add_argument("--config", metavar="FILE", help=text)
 
     def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
         if not flags[0].startswith("-"):

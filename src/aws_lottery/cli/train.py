@@ -1,7 +1,8 @@
-"""Train a fresh initialization from a signed mask: A(|theta_init| s), or a control on the same initialization.
+"""Train a fresh initialization from a signed mask.
 
-Writes result.json with the accuracy before and after training, model.safetensors, and options.json with all that was
-used. The same options in the same folder go on where they were; what is done is not done again.
+Trains |theta_init| s, or a control on the same initialization (--transfer). Writes result.json with the accuracy
+before and after training, model.safetensors, and options.json with all that was used. The same options in the same
+folder go on where they were; what is done is not done again.
 
 Examples:
     aws-lottery train runs/aws/round-09 --dataset uoft-cs/cifar100 --seed 1

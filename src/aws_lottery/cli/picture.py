@@ -1,0 +1,58 @@
+"""A mask as a PNG: what is left of each layer, and where its signs are."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..mask import SignedMask
+from .terminal import binned
+
+SIDE = 96  # points of a map
+COLUMNS = 4  # of maps beside one another
+
+
+def require_plots() -> None:
+    """Raises: ModuleNotFoundError that says what to install; to be asked before any work."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("--png needs matplotlib: pip install 'aws-lottery[plots]'") from error
+
+
+def draw(mask: SignedMask, path: str | Path, title: str) -> None:
+    """Write the picture: a map a prunable layer, output channels down and all else across.
+
+    Red is +1, blue -1, white pruned; where a point stands for many weights, its color is the mean of their signs and
+    the white share of it that of pruned ones.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in mask.table() if row.prunable]
+    lines = math.ceil(len(rows) / COLUMNS)
+    height = max(2.0 * lines, 3.0) + 0.8
+    figure = Figure(figsize=(11, height), layout="constrained")
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1, 2))
+    left, right = halves
+    axes = left.subplots()
+    axes.barh(range(len(rows)), [row.remaining for row in rows], color="0.6", label="remaining")
+    axes.plot([row.positive for row in rows], range(len(rows)), "|", color="tab:red", label="share of +")
+    axes.set(yticks=range(len(rows)), xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="share")
+    axes.set_yticklabels([row.name.removesuffix(".weight") for row in rows], fontsize=6)
+    axes.legend(fontsize=7, loc="upper right")
+    panels = right.subplots(lines, COLUMNS, squeeze=False).flatten()
+    for panel, row in zip(panels, rows, strict=False):
+        panel.imshow(_colors(mask[row.name]).numpy(), aspect="auto", interpolation="nearest")
+        panel.set_title(f"{row.name.removesuffix('.weight')}\n{row.remaining:.4f}", fontsize=6)
+    for panel in panels:
+        panel.set_axis_off()
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _colors(value: torch.Tensor) -> torch.Tensor:
+    """(rows, columns, RGB) of signs, binned to at most SIDE x SIDE."""
+    matrix = value.reshape(value.shape[0], -1)
+    up, down = binned(matrix > 0, SIDE, SIDE), binned(matrix < 0, SIDE, SIDE)
+    return torch.stack([1 - down, 1 - up - down, 1 - up], dim=-1).clamp(0, 1)

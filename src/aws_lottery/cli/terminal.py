@@ -1,0 +1,81 @@
+"""What commands print: tables that fit the terminal, bars, and maps of masks, in plain unicode."""
+
+import math
+import shutil
+import textwrap
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+SHADES = " ░▒▓█"
+
+
+def width() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size().columns
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns, two spaces apart: the first to the left, shortened to fit the terminal, the others to the right."""
+    sizes = [max(len(cells[place]) for cells in (header, *rows)) for place in range(len(header))]
+    sizes[0] = max(min(sizes[0], width() - 1 - sum(size + 2 for size in sizes[1:])), 8)
+    return "\n".join(_line(cells, sizes) for cells in (header, *rows))
+
+
+def bar(part: float, size: int = 10) -> str:
+    """A share as a bar of so many columns, in eighths of one; what is not 0 is seen."""
+    if math.isnan(part):
+        return " " * size
+    eighths = min(max(round(8 * size * part), 1 if part > 0 else 0), 8 * size)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + EIGHTHS[rest] * (rest > 0)).ljust(size)
+
+
+def hanging(start: str, text: str) -> str:
+    """`start` and the text after it, whose further lines are indented so far."""
+    indent = " " * len(start)
+    return textwrap.fill(start + text, width() - 1, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def share(value: float) -> str:
+    """With four digits after the point; `-` for NaN, which nothing was counted for."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def binned(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """(at most rows, at most columns), float: means over equal parts of a matrix."""
+    size = min(rows, matrix.shape[0]), min(columns, matrix.shape[1])
+    return F.adaptive_avg_pool2d(matrix.float()[None, None], size)[0, 0]
+
+
+def shaded(value: Tensor, rows: int, columns: int) -> list[str]:
+    """A map of what is left of a tensor, a line for each row of parts: blank where nothing is, solid where most is.
+
+    Args:
+        value: signs, of any shape; its first dimension (output channels) goes down, all others across.
+    """
+    left = binned(value.reshape(value.shape[0], -1) != 0, rows, columns)
+    top = max(float(left.max()), torch.finfo(torch.float32).tiny)
+    levels = (left / top * (len(SHADES) - 1)).ceil().int()
+    return ["".join(SHADES[level] for level in line) for line in levels.tolist()]
+
+
+def _line(cells: Sequence[str], sizes: Sequence[int]) -> str:
+    first, *others = cells
+    short = (
+        first
+        if len(first) <= sizes[0]
+        else f"{first[: sizes[0] // 3]}…{first[len(first) - (sizes[0] * 2 + 2) // 3 + 1 :]}"
+    )
+    aligned = [
+        short[: sizes[0]].ljust(sizes[0]),
+        *(cell.rjust(size) for cell, size in zip(others, sizes[1:], strict=True)),
+    ]
+    return "  ".join(aligned).rstrip()

@@ -1,0 +1,42 @@
+"""ONNX: a held model is exported as it is, as its pruned weights are 0; needs `pip install aws-lottery[onnx]`."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..parameters.unwrap import unwrap
+
+
+def to_onnx(model: nn.Module, path: str | Path, example: Tensor) -> None:
+    """Write the network in evaluation mode, on the CPU, for any batch size; input `images`, output `logits`.
+
+    Args:
+        example: a batch such as the network takes, of two or more, on the model's device.
+    Raises: ModuleNotFoundError that says what to install.
+    """
+    require_onnx()
+    model = unwrap(model)
+    training = model.training
+    try:
+        torch.onnx.export(
+            model.eval(),
+            (example,),
+            path,
+            dynamo=True,
+            external_data=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    finally:
+        model.train(training)
+
+
+def require_onnx() -> None:
+    """Raises: ModuleNotFoundError that says what to install; to be asked before any work."""
+    try:
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("ONNX export needs onnx and onnxscript: pip install 'aws-lottery[onnx]'") from error
