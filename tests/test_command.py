@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
+from aws_lottery import __version__
 from aws_lottery.cli.commands import COMMANDS
 from aws_lottery.cli.main import main
 from aws_lottery.cli.parser import CommandParser, chosen, options_text, said
@@ -112,7 +113,7 @@ def test_a_file_of_options_that_is_wrong_is_refused(tmp_path, capsys, text, mess
 def test_the_overview_names_every_command_and_imports_nothing_heavy():
     code = "import sys; from aws_lottery.cli.main import main; main([]); print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert all(f"\n    {command} " in printed for command in COMMANDS)
+    assert all(f"\n  {command} " in printed for command in COMMANDS)
     loaded = printed.splitlines()[-1].split()
     assert not {"torch", "numpy", "datasets", "transformers", "accelerate", "huggingface_hub"} & set(loaded)
 
@@ -127,9 +128,13 @@ def test_every_command_has_help_with_examples(command, capsys):
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["trian"])
-    assert "no command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err == "aws-lottery: no command 'trian'; did you mean train?\n"
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"aws-lottery {__version__}\n"
 
 
 def test_an_error_of_the_user_is_a_message_and_not_a_traceback(capsys, tmp_path, monkeypatch):

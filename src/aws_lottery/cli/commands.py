@@ -1,28 +1,25 @@
 """The commands of `aws-lottery` and what they are, without importing any of them."""
 
-import argparse
 import ast
 from pathlib import Path
-
-from .. import __version__
 
 PROGRAM = "aws-lottery"
 COMMANDS = ("find", "train", "compare", "inspect", "diff", "export", "push", "pull", "completion")
 
 
-def overview() -> argparse.ArgumentParser:
-    """The parser that knows the names of commands, not their options."""
-    parser = argparse.ArgumentParser(
-        PROGRAM,
-        usage=f"{PROGRAM} COMMAND [options]",
-        description="Find, ship and apply winning signs: sparse signed masks for any fresh initialization.",
-        epilog=f"`{PROGRAM} COMMAND --help` has the options of a command, and examples.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name in COMMANDS:
-        commands.add_parser(name, help=first_line(name).replace("%", "%%"))
-    return parser
+def overview() -> str:
+    """What `aws-lottery --help` prints."""
+    longest = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{longest}}  {first_line(name)}" for name in COMMANDS)
+    return f"""usage: {PROGRAM} COMMAND [options]
+
+Find, ship and apply winning signs: sparse signed masks with which any fresh
+initialization trains like the dense network.
+
+commands:
+{commands}
+
+`{PROGRAM} COMMAND --help` has a command's options, and examples; --version the version."""
 
 
 def first_line(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
+from .. import __version__
 from .commands import COMMANDS, PROGRAM, overview
 
 DEBUG = "AWS_LOTTERY_DEBUG"  # in the environment: errors come with their traceback
@@ -16,11 +17,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         return run(argv[0], argv[1:])
-    parser = overview()
-    if argv and (near := get_close_matches(argv[0], COMMANDS, n=1)):
-        parser.error(f"no command '{argv[0]}'; did you mean '{near[0]}'?")
-    parser.parse_args(argv)
-    parser.print_help()
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview())
+    elif argv[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+    else:
+        near = get_close_matches(argv[0], COMMANDS, n=1) or [", ".join(COMMANDS)]
+        print(f"{PROGRAM}: no command '{argv[0]}'; did you mean {near[0]}?", file=sys.stderr)
+        return 2
     return 0
 
 
