@@ -6,7 +6,7 @@ from accelerate import debug_launcher
 from torch import nn
 
 from aws_lottery import prune, remaining, sign0
-from aws_lottery.sharding import counted, like, local, positions, total, whole
+from aws_lottery.sharding import as_laid_out, counted, local, positions, total, whole
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.filterwarnings("ignore")]  # torch.distributed's own warnings
 
@@ -104,7 +104,7 @@ def _parts_of_a_model_under_fsdp_and_tensor_parallel():
     for name, weight in weights.items():
         part = local(weight)
         assert torch.equal(entire[name].flatten()[positions(weight, torch.arange(part.numel()))], part.flatten())
-        assert torch.equal(local(like(entire[name], weight)), part)
+        assert torch.equal(local(as_laid_out(entire[name], weight)), part)
 
 
 def test_each_process_knows_which_part_of_a_weight_it_has():

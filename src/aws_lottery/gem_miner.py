@@ -19,7 +19,7 @@ from torch.optim.optimizer import Optimizer
 from .config import METHODS, SignedMaskConfig
 from .mask import SignedMask
 from .parameters.hold import Hold
-from .parameters.unwrap import modules_of, parameters_of
+from .parameters.unwrap import modules_of, parameters_of, state_of
 from .pruner import AWSPruner
 from .starting import MaskSource
 
@@ -62,6 +62,9 @@ class GemMiner(AWSPruner):
         On this initialization, |w| * s is what the scores found; nothing says that it works on another (Section 4).
         """
         return self._with_history(SignedMask.from_model(self.sparse_copy(), self.config, self.masks))
+
+    def sparse_state(self) -> dict[str, Tensor]:
+        return state_of(self.sparse_copy())
 
     def _hold_model(self, masks: dict[str, Tensor]) -> Hold:
         return ScoreHold(self.model, masks, self.config.seed)

@@ -19,6 +19,7 @@ from .parameters.hold import Hold
 from .parameters.matching import Names, fit
 from .parameters.partition import norm_parameters, partition
 from .parameters.unwrap import modules_of, parameters_of, unwrap
+from .sharding import as_laid_out, local, whole
 
 
 class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
@@ -87,7 +88,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
         total = sum(p.numel() for p in parameters.values())
         return cls(
-            {name: value.cpu() for name, value in values.items()},
+            {name: whole(value).cpu() for name, value in values.items()},  # a tensor at a time, if it is sharded
             config,
             prunable=parts.prunable,
             parameters=total,
@@ -203,8 +204,8 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         parameters = parameters_of(unwrap(model))
         for name, place in fit(self, model, exclude=exclude, names=names, by=match).items():
             parameter = parameters[place]
-            magnitude = parameter.abs_() if self.signed else parameter
-            magnitude.mul_(self[name].to(parameter.device, non_blocking=True))
+            magnitude = local(parameter.abs_() if self.signed else parameter)
+            magnitude.mul_(local(as_laid_out(self[name].to(parameter.device, non_blocking=True), parameter)))
 
     def held(
         self, model: nn.Module, *, exclude: Collection[str] = (), names: Names | None = None, match: str = "names"

@@ -18,7 +18,7 @@ from .parameters import norm_interpolation
 from .parameters.gradients import MeanGradients
 from .parameters.hold import Hold, held_by
 from .parameters.partition import partition
-from .parameters.unwrap import modules_of, parameters_of, unwrap
+from .parameters.unwrap import clean_name, modules_of, parameters_of, state_of, unwrap
 from .starting import MaskSource, as_mask, history_of, starting_masks, warn_of_trained_norm
 
 logger = logging.getLogger(__name__)
@@ -240,11 +240,19 @@ class AWSPruner:
         if self._rewind_point is None:
             return None
         model = self.sparse_copy()
-        model.load_state_dict(self._rewind_point)
-        with torch.no_grad():
-            for name, mask in self.masks.items():
-                parameters_of(model)[name].mul_(mask)
+        model.load_state_dict(self._hold.masked(self._rewind_point))
         return model
+
+    def sparse_state(self) -> dict[str, Tensor]:
+        """Name -> parameter, as theta * m, or buffer: what `save_weights` takes. Tensors of the model itself."""
+        return state_of(self.model)
+
+    def rewound_state(self) -> dict[str, Tensor] | None:
+        """The same of `rewound_copy`."""
+        if self._rewind_point is None:
+            return None
+        rewound = {clean_name(key): value for key, value in self._hold.masked(self._rewind_point).items()}
+        return {name: rewound[name] for name in self.sparse_state()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a search has to remember beside the model's own state_dict: tensors and plain values."""

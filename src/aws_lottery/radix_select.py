@@ -28,6 +28,7 @@ def _keys(values: Tensor, mask: Tensor, wide: bool) -> Iterator[Tensor]:
         yield v.abs().to(floats).mul_(m).view(ints)
 
 
+@torch.no_grad()
 def select(values: Tensors, mask: Tensors, rank: int, wide: bool) -> tuple[int, int]:
     """The key with `rank` keys before it in sorted order, and how many are smaller: radix select, 16 bits at a time."""
     key, below = 0, 0
@@ -47,6 +48,7 @@ def select(values: Tensors, mask: Tensors, rank: int, wide: bool) -> tuple[int, 
     return key, below
 
 
+@torch.no_grad()
 def keep(values: Tensor, mask: Tensor, threshold: int, ties: int, wide: bool) -> tuple[Tensor, int]:
     """New mask of one tensor: survivors from the threshold up, less the first `ties` at it; the ties left to drop."""
     here, elsewhere = _share_of_ties(values, mask, threshold, ties, wide)

@@ -20,9 +20,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-@torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
-    """The part of `tensor` that lies in this process, sharing its memory; all of it where it is not sharded."""
+    """The part of `tensor` that lies in this process, sharing its memory; all of it where it is not sharded.
+
+    To be called without autograd (torch.no_grad): it is part of every step, so it does not see to that itself.
+    """
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
@@ -33,21 +35,24 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def like(values: Tensor, sharded: Tensor) -> Tensor:
-    """`values`, which every process has whole, laid out as `sharded`: each process keeps its part. No communication."""
-    if not is_sharded(sharded) or is_sharded(values):
-        return values
+def as_laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """`values` in the shards of `like`, or whole if that is; without communication if every process has them whole."""
+    if not is_sharded(like):
+        return whole(values)
+    if is_sharded(values):
+        mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+        return values.redistribute(mesh, placements)  # type: ignore[operator]
     from torch.distributed.tensor import DTensor
 
-    shape, offset = _place(sharded)
+    shape, offset = _place(like)
     part = values[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]
     return DTensor.from_local(
-        part.to(local(sharded).device, copy=True, memory_format=torch.contiguous_format),
-        sharded.device_mesh,  # type: ignore[attr-defined]
-        sharded.placements,  # type: ignore[attr-defined]
+        part.to(local(like).device, copy=True, memory_format=torch.contiguous_format),
+        like.device_mesh,  # type: ignore[attr-defined]
+        like.placements,  # type: ignore[attr-defined]
         run_check=False,
-        shape=sharded.shape,
-        stride=sharded.stride(),
+        shape=like.shape,
+        stride=like.stride(),
     )
 
 

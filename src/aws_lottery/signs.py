@@ -171,12 +171,14 @@ def _is_finite(value: Tensor) -> bool:
     return value.numel() == 0 or bool(torch.stack(value.aminmax()).isfinite().all())  # aminmax passes NaN on
 
 
+@torch.no_grad()
 def _marked(tensors: Tensors, is_so: Callable[[Tensor], bool]) -> list[str]:
     """Names of the tensors of which it is so of any process's part; known to all processes."""
     marks = torch.tensor([is_so(local(tensor.detach())) for tensor in tensors.values()], dtype=torch.int64)
     return [name for name, mark in zip(tensors, total(marks, tensors.values()), strict=True) if mark]
 
 
+@torch.no_grad()
 def _count(mask: Tensors) -> int:
     here = sum(int(torch.count_nonzero(local(mask[name]))) for name in counted(mask))
     return int(total(torch.tensor(here), mask.values()))

@@ -215,10 +215,8 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         """Of the round that is done."""
         assert self.pruner is not None
         self.mask = mask
-        with together(PartialState()):
-            if PartialState().is_main_process:
-                told = {"training": hyper_parameters(self._args), **self.told}
-                save_round(round_folder(self._args.output_dir or ".", index), mask, self.pruner, told=told)
+        folder, told = round_folder(self._args.output_dir or ".", index), {"training": hyper_parameters(self._args)}
+        save_round(folder, mask, self.pruner, PartialState(), told={**told, **self.told})
 
     def _recalibrate(self, args: TrainingArguments, train_dataloader: Any) -> None:
         if self.pruner is not None and PROTOCOLS[self.config.protocol].recalibrate:

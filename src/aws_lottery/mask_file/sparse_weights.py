@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .. import checked_tensors
 from ..atomic import replace_file
 from ..config import METHODS
-from ..parameters.unwrap import buffers_of, parameters_of, unwrap
+from ..parameters.unwrap import state_of
+from ..sharding import whole
 from . import packing
 
 if TYPE_CHECKING:
@@ -21,19 +22,31 @@ MASK = "signed_mask"  # key of the metadata: the checksum of the signs
 WEIGHTS_FILE, REWOUND_FILE = "weights.safetensors", "rewound.safetensors"
 
 
-def save_weights(folder: str | Path, model: nn.Module, mask: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE) -> None:
+def save_weights(
+    folder: str | Path,
+    weights: nn.Module | Mapping[str, Tensor],
+    mask: Mapping[str, Tensor],
+    *,
+    file: str = WEIGHTS_FILE,
+    write: bool = True,
+) -> None:
     """Write theta * m to `folder`: of each tensor of the mask its survivors, of other parameters and of buffers all.
 
     Args:
+        weights: a model, or its parameters and buffers by name. If they are sharded, every process has to call this:
+            they are gathered one at a time.
         mask: the SignedMask that the folder holds; what it has a 0 for is left out.
         file: WEIGHTS_FILE for the weights that the search trained, REWOUND_FILE for those that it rewinds to.
+        write: False on the processes that only take part in the gathering.
     """
-    model = unwrap(model)
-    tensors = {name: buffer.detach().cpu().contiguous() for name, buffer in buffers_of(model).items()}
-    for name, parameter in parameters_of(model).items():
-        value = parameter.detach().cpu()
-        tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
-    replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask)}))
+    tensors = {}
+    for name, tensor in (state_of(weights) if isinstance(weights, nn.Module) else weights).items():
+        value = whole(tensor.detach())
+        if write:
+            value = value.cpu()
+            tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
+    if write:
+        replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask)}))
 
 
 def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE) -> dict[str, Tensor]:

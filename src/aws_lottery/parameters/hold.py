@@ -183,7 +183,7 @@ class Hold:
         """A state_dict of the model with its pruned weights at 0; the tensors of `state` stay as they are."""
         masks = {key: self._mask_of.get(clean_name(key)) for key in state}
         return {
-            key: value if (mask := masks[key]) is None else value * mask.value.to(value.device)
+            key: value if (mask := masks[key]) is None else value * mask.on(value)
             for key, value in state.items()
         }
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..sharding import as_laid_out, is_sharded, whole
 from ..signs import interpolate
 from .unwrap import clean_name
 
@@ -116,8 +117,10 @@ class InterpolatedForward:
         self.alpha = alpha
         self.replaced = module.__dict__.get("forward")  # set on the instance by somebody before us
         self.psi_init = Tensors()
+        # of sharded layers, FSDP2 runs the forward with whole parameters, tensor parallel with sharded ones
+        self.sharded = any(map(is_sharded, module.parameters(recurse=False)))
         for name, psi in module.named_parameters(recurse=False):
-            value = psi.detach().clone()
+            value = whole(psi.detach()).clone()
             self.psi_init.register_buffer(name, value.fill_(not name.endswith("bias")) if unit_psi_init else value)
 
     def __call__(self, *args, **kwargs):
@@ -127,6 +130,8 @@ class InterpolatedForward:
         parameters: dict[str, Any] = self.module._parameters
         psi = {name: parameters[name] for name in self.psi_init._buffers}
         psi_init = {name: self.psi_init.get(name, value.device, value.dtype) for name, value in psi.items()}
+        if self.sharded:
+            psi_init = {name: as_laid_out(value, psi[name]) for name, value in psi_init.items()}
         try:
             parameters.update(interpolate(psi, psi_init, alpha))
             return self._forward(*args, **kwargs)

@@ -42,3 +42,9 @@ def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """Clean name -> buffer, of those that the state_dict has, such as the statistics of BatchNorm."""
     saved = model.state_dict().keys()
     return {clean_name(name): buffer for name, buffer in model.named_buffers() if name in saved}
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Clean name -> buffer or parameter of a model, seen through its wrappers: what its state_dict has."""
+    model = unwrap(model)
+    return {**buffers_of(model), **parameters_of(model)}

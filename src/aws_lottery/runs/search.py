@@ -29,7 +29,7 @@ from .output_folder import Run
 from .preflight import check_fit
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
 
 OF_FINAL_TRAINING = ("epochs", "schedule", "milestones", "min_learning_rate")  # stages have a constant rate
@@ -40,14 +40,22 @@ def round_folder(output_dir: str | Path, index: int) -> Path:
     return Path(output_dir) / f"round-{index:02}"
 
 
-def save_round(folder: Path, mask: SignedMask, pruner: AWSPruner, *, told: Mapping[str, Any]) -> None:
-    """Write the mask of a round, the weights that survived it, and those that the method rewinds to."""
-    history = mask.provenance.history if mask.provenance else ()
-    mask.provenance = provenance(**{"history": history, **told})
-    mask.save_pretrained(folder)
-    save_weights(folder, pruner.sparse_copy(), mask)
-    if (rewound := pruner.rewound_copy()) is not None:
-        save_weights(folder, rewound, mask, file=REWOUND_FILE)
+def save_round(
+    folder: Path, mask: SignedMask, pruner: AWSPruner, processes: "Accelerator | PartialState", *, told: Mapping[str, Any]
+) -> None:
+    """Write the mask of a round, the weights that survived it, and those that the method rewinds to.
+
+    Every process has to call it: all gather what is sharded, one writes.
+    """
+    with together(processes):
+        if processes.is_main_process:
+            history = mask.provenance.history if mask.provenance else ()
+            mask.provenance = provenance(**{"history": history, **told})
+            mask.save_pretrained(folder)
+    for file, weights in ((WEIGHTS_FILE, pruner.sparse_state()), (REWOUND_FILE, pruner.rewound_state())):
+        if weights is not None:
+            with together(processes):
+                save_weights(folder, weights, mask, file=file, write=processes.is_main_process)
 
 
 def find_signed_mask(
@@ -128,10 +136,8 @@ def find_signed_mask(
     )
 
     def keep(index: int, mask: SignedMask, folder: Path | None = None) -> None:
-        with together(accelerator):
-            if accelerator.is_main_process:
-                folder = folder or round_folder(run.folder, index)
-                save_round(folder, mask, pruner, told={"training": used, **told})
+        about = {"training": used, **told}
+        save_round(folder or round_folder(run.folder, index), mask, pruner, accelerator, told=about)
 
     with run:
         rounds = pruner.config.rounds or 0
