@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Images, ImageSplit, batches
 from .parameters.unwrap import unwrap
+from .sharding import is_sharded_model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -80,7 +81,9 @@ def evaluate(
     metric = Accuracy()
     model = unwrap(model)
     training = model.training
-    model.to(accelerator.device).eval()
+    if not is_sharded_model(model):  # whose parts are where they belong
+        model.to(accelerator.device)
+    model.eval()
     loader = accelerator.prepare_data_loader(batches(data, batch_size))
     for images, labels in loader:
         with accelerator.autocast():

@@ -24,12 +24,20 @@ def any_process(mine: bool, accelerator: "Accelerator") -> bool:
     return bool(accelerator.reduce(flag, "sum").item())  # type: ignore[union-attr]
 
 
-def refuse_sharding(accelerator: "Accelerator | AcceleratorState") -> None:
-    """Raises: ValueError if the parameters are sharded (FSDP, DeepSpeed), as masks would not hold."""
-    if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+def refuse_sharding(accelerator: "Accelerator | AcceleratorState", *, but_fsdp2: bool = False) -> None:
+    """Raises: ValueError if something shards the parameters where masks can't follow (FSDP1, DeepSpeed, Megatron-LM).
+
+    Args:
+        but_fsdp2: FSDP2 is no error.
+    """
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    if kind == "FSDP" and but_fsdp2 and getattr(accelerator, "is_fsdp2", False):
+        return
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise ValueError(
-            f"training by {accelerator.distributed_type} replaces parameters, and masks would not hold; "
-            "use DistributedDataParallel (accelerate launch --multi_gpu)"
+            f"training by {kind} keeps parameters where masks can't follow; use DistributedDataParallel (accelerate "
+            "launch --multi_gpu), or, for a model larger than one device, find_signed_mask with FSDP2 "
+            "(accelerate launch --config_file recipes/launch/fsdp2.yaml; fsdp_version: 2)"
         )
 
 

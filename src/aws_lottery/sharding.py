@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -18,6 +18,11 @@ def is_sharded(tensor: Tensor) -> bool:
     has imported it."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def is_sharded_model(model: nn.Module) -> bool:
+    """Whether any parameter of `model` is sharded."""
+    return any(map(is_sharded, model.parameters()))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import Images, ImageSplit, batches
 from .evaluation import logits
 from .processes import refuse_sharding
+from .sharding import is_sharded_model
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 
 if TYPE_CHECKING:
@@ -23,15 +25,19 @@ if TYPE_CHECKING:
 class Training:
     """A training under way: what moves on, and what a checkpoint has to hold beside model and random states.
 
-    Raises: ValueError if the accelerator shards the parameters (FSDP, DeepSpeed).
+    A model may be sharded, by accelerate (FSDP2) or by the caller (fully_shard on one mesh of all processes).
+    Raises: ValueError for FSDP1, DeepSpeed and Megatron-LM.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
-        refuse_sharding(accelerator)
+        refuse_sharding(accelerator, but_fsdp2=True)
         self.config, self.accelerator = config, accelerator
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
-        self.network, self.optimizer = accelerator.prepare(model, optimizer)
+        if is_sharded_model(model) and not _shards(accelerator):  # by the caller, so that it needs no wrapper
+            self.network, self.optimizer = model, accelerator.prepare(optimizer)
+        else:
+            self.network, self.optimizer = accelerator.prepare(model, optimizer)
         self.epoch = self.step = 0  # done, of the training and of the epoch
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
         self.loss = math.nan  # mean over the last epoch that is done
@@ -56,9 +62,11 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
         self.images, self.seconds = state["images"], state["seconds"]
-        self.total_loss.copy_(state["total_loss"].flatten()[self.accelerator.process_index])
+        losses = state["total_loss"].flatten()  # of each process; a sharded run may go on with another number of them
+        same = len(losses) == self.accelerator.num_processes
+        self.total_loss.copy_(losses[self.accelerator.process_index] if same else losses.mean())
         if state["average"] is not None:
-            self.average = [value.to(self.accelerator.device, copy=True) for value in state["average"]]
+            self.average = [value.to(self.accelerator.device).clone() for value in state["average"]]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
@@ -104,7 +112,7 @@ class Training:
         """Of tensors, not of a copy of the model, which would bring a hold and a stream of alpha of its own."""
         if self.optimizer.step_was_skipped:  # by the loss scaler of fp16
             return
-        parameters = list(self.network.parameters())
+        parameters: list[Tensor] = [*self.network.parameters()]
         if self.average is None:
             self.average = [parameter.detach().clone() for parameter in parameters]
         else:
@@ -122,6 +130,19 @@ class Training:
         self.schedule.step()
         self.epoch, self.step = self.epoch + 1, 0
         self.total_loss.zero_()
+
+
+def shard_(model: nn.Module, accelerator: "Accelerator") -> None:
+    """Let accelerate shard the model in place, if it is set to FSDP2: before masks are made for it, so that no process
+    ever has them whole. Raises: ValueError as `Training`."""
+    refuse_sharding(accelerator, but_fsdp2=True)
+    if _shards(accelerator):
+        accelerator.prepare(model, SGD(model.parameters(), 0.0))  # it takes a model with an optimizer only
+        accelerator.free_memory()
+
+
+def _shards(accelerator: "Accelerator") -> bool:
+    return getattr(accelerator, "is_fsdp2", False)
 
 
 def train(

@@ -182,10 +182,7 @@ class Hold:
     def masked(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state_dict of the model with its pruned weights at 0; the tensors of `state` stay as they are."""
         masks = {key: self._mask_of.get(clean_name(key)) for key in state}
-        return {
-            key: value if (mask := masks[key]) is None else value * mask.on(value)
-            for key, value in state.items()
-        }
+        return {key: value if (mask := masks[key]) is None else value * mask.on(value) for key, value in state.items()}
 
     def prepare_(self, optimizer: Optimizer) -> None:
         """Before a step: follow the weights and, once after a prune, zero the optimizer's statistics of what is pruned.

@@ -1,17 +1,22 @@
-"""Checkpoints of a search: one file, replaced whole, that loads without running anything that is in it."""
+"""Checkpoints of a run: one file, replaced whole, that loads without running anything that is in it.
+
+Of a sharded model the file has all but the sharded tensors, and names the folder that these are in (`shards`).
+"""
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..atomic import replace_file
 from ..processes import together
 from ..random_states import random_states, set_random_states
 from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
+from . import shards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,9 +39,19 @@ def save(folder: Path, state: Mapping[str, Any], accelerator: "Accelerator") -> 
     from accelerate.utils import gather_object
 
     ranks = gather_object([random_states()])
+    tensors: dict[str, Tensor] = {}
+    state = {**shards.take_out(state, tensors), "random": ranks}
+    if tensors:
+        name = shards.new_name(accelerator)
+        try:
+            state["shards"] = {"folder": name, "files": shards.write(folder / name, tensors, accelerator)}
+        except OSError as error:
+            raise _not_written(folder / name, error) from error
     with together(accelerator):
         if accelerator.is_main_process:
-            _write(folder, {**state, "random": ranks})
+            _write(folder, state)
+            if tensors:
+                shards.remove(folder, but=[_shards_of(folder / name) for name in (LAST, PREVIOUS)])
 
 
 def _write(folder: Path, state: Mapping[str, Any]) -> None:
@@ -50,31 +65,59 @@ def _write(folder: Path, state: Mapping[str, Any]) -> None:
             path.replace(folder / PREVIOUS)
         (folder / _NEW).replace(path)
     except OSError as error:
-        raise CheckpointError(
-            f"could not write {path} ({len(buffer.getvalue()):,} bytes): {error}. The last checkpoint is intact; "
-            "make room and start the same command again"
-        ) from error
+        raise _not_written(path, error) from error
 
 
-def load(folder: Path, accelerator: "Accelerator") -> dict[str, Any] | None:
+def _not_written(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"could not write {path}: {error}. The last checkpoint is intact; make room and start the same command again"
+    )
+
+
+def _shards_of(path: Path) -> str | None:
+    """The name of the folder of shards that a checkpoint has, if it has one."""
+    return _read(path).get("shards", {}).get("folder") if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return torch.load(io.BytesIO(_checked(path)), map_location="cpu", weights_only=True)  # runs no code
+
+
+def load(folder: Path, accelerator: "Accelerator", *, like: Iterable[Tensor] = ()) -> dict[str, Any] | None:
     """The state last saved in `folder`, on the CPU, or None; sets this process's random states to what they were.
 
+    A run of a sharded model may go on with another number of processes; it then has other random states (dropout).
+
+    Args:
+        like: the parameters of the model, whose shards those of the state get.
     Raises: CheckpointError if the file is damaged, holds more than plain data, or is of another number of processes.
     """
     path = next((path for name in (LAST, PREVIOUS) if (path := folder / name).exists()), None)
     if path is None:
         return None
+    with together(accelerator):
+        state = _loaded(path, accelerator.num_processes)
+    ranks, sharded = state.pop("random"), state.pop("shards", None)
+    if sharded is not None:
+        try:
+            state = shards.read(folder / sharded["folder"], sharded["files"], state, like, accelerator)
+        except ValueError as error:
+            raise CheckpointError(f"{path} can't be read ({error}); {_way_out(path)}") from error
+    set_random_states(ranks[accelerator.process_index % len(ranks)])
+    return state
+
+
+def _loaded(path: Path, processes: int) -> dict[str, Any]:
     try:
-        state = torch.load(io.BytesIO(_checked(path)), map_location="cpu", weights_only=True)  # runs no code
-        ranks = state.pop("random")
+        state = _read(path)
+        ranks = len(state["random"])
     except Exception as error:
         raise CheckpointError(f"{path} can't be read ({error}); {_way_out(path)}") from error
-    if len(ranks) != accelerator.num_processes:
+    if ranks != processes and "shards" not in state:
         raise CheckpointError(
-            f"{path} was written by {len(ranks)} processes, now there are {accelerator.num_processes}; the data order "
+            f"{path} was written by {ranks} processes, now there are {processes}; the data order "
             "would differ. Go on with as many, or start anew in another folder"
         )
-    set_random_states(ranks[accelerator.process_index])
     return state
 
 
@@ -106,6 +149,7 @@ def remove(folder: Path, *, keep_last: bool = False) -> None:
     """Delete the checkpoints in `folder`, if there are any; the last one last, so that what is left is never older."""
     for name in (_NEW, PREVIOUS) if keep_last else (_NEW, PREVIOUS, LAST):
         (folder / name).unlink(missing_ok=True)
+    shards.remove(folder, but=[_shards_of(folder / LAST)])
 
 
 def claim(

@@ -81,8 +81,9 @@ class Run:
             with together(self.accelerator):
                 if self.accelerator.is_main_process:
                     self._claim()
+            state = checkpoint.load(self.folder, self.accelerator, like=self.model.parameters())
             with together(self.accelerator):
-                self._load(checkpoint.load(self.folder, self.accelerator))
+                self._load(state)
             self.stop = stack.enter_context(StopRequest())
             self.progress = stack.enter_context(Progress(self.total_steps, self.steps, self.accelerator))
             self._open = stack.pop_all()

@@ -18,11 +18,12 @@ from ..mask import SignedMask
 from ..mask_file import packing
 from ..mask_file.provenance import provenance
 from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
-from ..parameters.unwrap import unwrap
+from ..parameters.unwrap import state_of, unwrap
 from ..processes import together
 from ..pruner import AWSPruner
+from ..sharding import as_laid_out, is_sharded_model
 from ..starting import MaskSource, as_mask
-from ..training import steps_an_epoch, train
+from ..training import shard_, steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .checkpoint import CheckpointError, has_checkpoint
 from .output_folder import Run
@@ -107,7 +108,9 @@ def find_signed_mask(
         before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT; Busy if a search is under way in
         output_dir. Each on all processes.
     """
-    model.to(accelerator.device)
+    shard_(model, accelerator)
+    if not is_sharded_model(model):
+        model.to(accelerator.device)
     for what, images in (("data", data), ("test_data", test_data)):
         if images is not None:
             check_fit(model, images, accelerator, what=what)
@@ -205,5 +208,8 @@ def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
 def _read_again(folder: Path, model: nn.Module) -> SignedMask:
     """The mask that a search left; the weights and buffers that it left go into the model."""
     mask = SignedMask.from_pretrained(folder)
-    unwrap(model).load_state_dict(load_weights(folder, mask), strict=False)
+    model = unwrap(model)
+    there = state_of(model)
+    weights = {name: as_laid_out(value, there[name]) for name, value in load_weights(folder, mask).items()}
+    model.load_state_dict(weights, strict=False)
     return mask

@@ -1,0 +1,133 @@
+"""The sharded tensors of a checkpoint, by torch.distributed.checkpoint: each process writes its parts.
+
+In the state, a placeholder stands where a tensor was (`take_out`, `put_back`). A folder of shards is written once and
+whole, under a name of its own, and never changed; the checkpoint that names it is what makes it count.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..processes import together
+from ..sharding import is_sharded
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_PREFIX, _PLACE = "shards-", "sharded tensor"
+
+
+def take_out(state: Any, into: dict[str, Tensor], path: str = "state") -> Any:
+    """`state` with a placeholder for each sharded tensor in it, which goes `into` under the placeholder's name."""
+    if isinstance(state, Mapping):
+        return {key: take_out(value, into, f"{path}/{key}") for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(take_out(value, into, f"{path}/{index}") for index, value in enumerate(state))
+    if isinstance(state, Tensor) and is_sharded(state):
+        into[path] = state.detach()
+        return {_PLACE: path, "shape": list(state.shape), "dtype": state.dtype}
+    return state
+
+
+def put_back(state: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `take_out`."""
+    if isinstance(state, Mapping):
+        if _PLACE in state:
+            return tensors[state[_PLACE]]
+        return {key: put_back(value, tensors) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(put_back(value, tensors) for value in state)
+    return state
+
+
+def write(path: Path, tensors: dict[str, Tensor], accelerator: "Accelerator") -> dict[str, str]:
+    """Write the tensors to the new folder `path`, flushed to the disk; every process has to call it.
+
+    Returns: file -> SHA-256. Raises: OSError, on all processes.
+    """
+    import torch.distributed.checkpoint as dcp
+    from accelerate.utils import gather_object
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    with together(accelerator):
+        if accelerator.is_main_process:
+            path.mkdir(parents=True)
+    try:
+        dcp.save(tensors, checkpoint_id=path)
+    except CheckpointException as error:  # the same on all processes
+        raise OSError(None, str(error), os.fspath(path)) from error
+    mine = _share_of(path, accelerator)
+    return {file: digest for pairs in gather_object([[(f.name, _digest(f)) for f in mine]]) for file, digest in pairs}
+
+
+def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tensor], accelerator: "Accelerator") -> Any:
+    """The state whose tensors `write` wrote, put back in the shards that tensors of their shape have now.
+
+    Args:
+        state: with placeholders.
+        like: the model's parameters, sharded over any number of processes.
+    Raises: ValueError, on all processes, if a file is damaged or missing, or the model is not sharded.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    with together(accelerator):
+        if {file.name for file in _files(path)} != digests.keys():
+            raise ValueError(f"{path} has other files than were written")
+        for file in _share_of(path, accelerator):
+            if _digest(file) != digests[file.name]:
+                raise ValueError(f"{file} is damaged")
+    layouts = {tuple(tensor.shape): tensor for tensor in like if is_sharded(tensor)}
+    tensors = {}
+    for place in _places(state):
+        if (layout := layouts.get(tuple(place["shape"]))) is None:
+            raise ValueError(
+                f"it was written by a sharded run, and the model has no sharded weight of {place['shape']}"
+            )
+        tensors[place[_PLACE]] = torch.empty_like(layout, dtype=place["dtype"], requires_grad=False)
+    dcp.load(tensors, checkpoint_id=path)
+    return put_back(state, tensors)
+
+
+def new_name(accelerator: "Accelerator") -> str:
+    """A name that no folder has, the same on all processes."""
+    from accelerate.utils import broadcast_object_list
+
+    names = [_PREFIX + os.urandom(8).hex()]
+    broadcast_object_list(names)
+    return names[0]
+
+
+def remove(folder: Path, *, but: Iterable[object] = ()) -> None:
+    """Delete all folders of shards but those of these names."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        if path.name not in but:
+            shutil.rmtree(path)
+
+
+def _places(state: Any) -> Iterator[dict[str, Any]]:
+    values = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    if isinstance(state, Mapping) and _PLACE in state:
+        yield dict(state)
+    else:
+        for value in values:
+            yield from _places(value)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else []
+
+
+def _share_of(path: Path, accelerator: "Accelerator") -> list[Path]:
+    """The files that this process reads, so that each is read once."""
+    return _files(path)[accelerator.process_index :: accelerator.num_processes]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
