@@ -51,15 +51,15 @@ def write(path: Path, tensors: dict[str, Tensor], accelerator: "Accelerator") ->
 
     Returns: file -> SHA-256. Raises: OSError, on all processes.
     """
-    import torch.distributed.checkpoint as dcp
     from accelerate.utils import gather_object
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with together(accelerator):
         if accelerator.is_main_process:
             path.mkdir(parents=True)
     try:
-        dcp.save(tensors, checkpoint_id=path)
+        save(tensors, checkpoint_id=path)
     except CheckpointException as error:  # the same on all processes
         raise OSError(None, str(error), os.fspath(path)) from error
     mine = _share_of(path, accelerator)
@@ -74,7 +74,7 @@ def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tens
         like: the model's parameters, sharded over any number of processes.
     Raises: ValueError, on all processes, if a file is damaged or missing, or the model is not sharded.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     with together(accelerator):
         if {file.name for file in _files(path)} != digests.keys():
@@ -90,7 +90,7 @@ def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tens
                 f"it was written by a sharded run, and the model has no sharded weight of {place['shape']}"
             )
         tensors[place[_PLACE]] = torch.empty_like(layout, dtype=place["dtype"], requires_grad=False)
-    dcp.load(tensors, checkpoint_id=path)
+    load(tensors, checkpoint_id=path)
     return put_back(state, tensors)
 
 
