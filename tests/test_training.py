@@ -254,5 +254,7 @@ def test_an_accelerator_that_shards_parameters_is_refused(convnet, data):
     class Sharding:
         distributed_type = "FSDP"
 
-    with pytest.raises(ValueError, match="training by FSDP keeps parameters where masks can't follow; use DistributedDataParallel"):
+    with pytest.raises(
+        ValueError, match="training by FSDP keeps parameters where masks can't follow; use DistributedDataParallel"
+    ):
         train(convnet, data, TrainingConfig(epochs=1), accelerator=Sharding(), seed=0)

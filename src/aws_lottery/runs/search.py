@@ -42,7 +42,12 @@ def round_folder(output_dir: str | Path, index: int) -> Path:
 
 
 def save_round(
-    folder: Path, mask: SignedMask, pruner: AWSPruner, processes: "Accelerator | PartialState", *, told: Mapping[str, Any]
+    folder: Path,
+    mask: SignedMask,
+    pruner: AWSPruner,
+    processes: "Accelerator | PartialState",
+    *,
+    told: Mapping[str, Any],
 ) -> None:
     """Write the mask of a round, the weights that survived it, and those that the method rewinds to.
 
