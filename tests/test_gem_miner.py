@@ -279,9 +279,9 @@ def test_activation_checkpointing_recomputes_with_the_effective_weights(make_con
 def test_each_method_has_its_pruner(make_convnet):
     assert type(pruner_for(make_convnet(), gem_config())) is GemMiner
     assert type(pruner_for(make_convnet(), search_config(method="lrr"))) is AWSPruner
-    with pytest.raises(ValueError, match="'gm' is not for AWSPruner; use GemMiner"):
+    with pytest.raises(ValueError, match="'gm' is not for AWSPruner; pruner_for"):
         AWSPruner(make_convnet(), gem_config())
-    with pytest.raises(ValueError, match="'aws' is not for GemMiner; use AWSPruner"):
+    with pytest.raises(ValueError, match="'aws' is not for GemMiner; pruner_for"):
         GemMiner(make_convnet(), search_config())
 
 

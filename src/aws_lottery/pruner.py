@@ -76,8 +76,9 @@ class AWSPruner:
         """
         config = config or SignedMaskConfig()
         if METHODS[config.method].scores != self._scores:
-            other = "AWSPruner" if self._scores else "GemMiner"
-            raise ValueError(f"method '{config.method}' is not for {type(self).__name__}; use {other}, or pruner_for")
+            raise ValueError(
+                f"method '{config.method}' is not for {type(self).__name__}; pruner_for(model, config) makes its pruner"
+            )
         self.model = unwrap(model)
         self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
         self.partition = partition(self.model, self.config)
