@@ -70,7 +70,7 @@ def main() -> None:
         output_dir=options.output_dir / "search",
         accelerator=accelerator,
         test_data=validation,
-        told={  # on the card
+        about={  # on the card
             "dataset": "scikit-learn digits",
             "task": "image-classification",
             "license": "apache-2.0",

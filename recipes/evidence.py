@@ -208,7 +208,7 @@ def search(
         accelerator=accelerator,
         test_data=data.test,
         seed=row.search_seed,
-        told={
+        about={
             "dataset": data.name,
             "task": "image-classification",
             "command": shlex.join(sys.argv),

@@ -118,8 +118,8 @@ def test_the_front_matter_holds_the_result_of_the_mask_only(mask):
 def test_a_mask_that_tells_nothing_says_so():
     card = text_of(SignedMask({"a": torch.ones(2, dtype=torch.int8)}))
     assert "# Signed mask for a network that it does not name" in card
-    assert "The search that found it is not told." in card
-    assert "| hardware | not told |" in card
+    assert "The search that found it is not recorded." in card
+    assert "| hardware | not recorded |" in card
     assert "model-index" not in card
 
 

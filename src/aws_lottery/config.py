@@ -40,7 +40,7 @@ class Protocol:
     prune_first: bool  # a round prunes and then trains under its new mask, instead of training and then pruning
     interpolate_warmup: bool  # alpha is drawn in the warm-up too
     unit_psi_init: bool  # psi_init is scale 1 and bias 0, whatever the model's normalization starts at
-    recalibrate: bool  # BatchNorm statistics are re-estimated before an accuracy is told
+    recalibrate: bool  # BatchNorm statistics are re-estimated before an accuracy is measured
     seeded_init: bool  # two trainings that are to differ in SGD noise alone start at the same init
     truncate_survivors: bool  # of n survivors int((1 - rate) n) stay, instead of floor(rate n) going
 

@@ -65,7 +65,7 @@ def accuracy_of(
     accelerator: "Accelerator",
     recalibrated: bool = True,
 ) -> float:
-    """`evaluate` on `test_data`, after `recalibrate` on `train_data` unless the protocol is against it."""
+    """`evaluate` on `test_data`, after `recalibrate` on `train_data` if `recalibrated`; the protocol says whether."""
     if recalibrated:
         recalibrate(model, batches(train_data, batch_size, seed=0))
     return evaluate(model, test_data, accelerator=accelerator)

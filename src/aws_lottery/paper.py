@@ -43,7 +43,7 @@ TABLE_2 = {  # (network, round)
 def reported(
     architecture: str, dataset: str, *, method: str | None, rounds: int | None, prune_rate: float = 0.2
 ) -> dict[str, Reported]:
-    """What the paper has for a search: `dense`, `solution` and `signs` -> figure; empty if it has no such search.
+    """What the paper reports for a search: `dense`, `solution` and `signs` -> figure; empty if it has no such search.
 
     Args:
         architecture: its first word names the network: `ResNet-50 (transformers)`, `mlp-mixer`.
@@ -53,9 +53,9 @@ def reported(
     network = {_plain(name): name for name in DENSE}.get(_plain(architecture.split(" ")[0]))
     if network is None or _plain(dataset.split("/")[-1]) not in ("imagenet", "imagenet1k"):
         return {}
-    row = TABLE_2.get((network, rounds or 0)) if prune_rate == 0.2 else None
-    found = {what: Reported(*figure) for (by, what), figure in zip(COLUMNS, row or (), strict=False) if by == method}
-    return {"dense": DENSE[network], **found} if found or method is None else {}
+    line = TABLE_2.get((network, rounds or 0)) if prune_rate == 0.2 else None
+    sparse = {what: Reported(*figure) for (by, what), figure in zip(COLUMNS, line or (), strict=False) if by == method}
+    return {"dense": DENSE[network], **sparse} if sparse or method is None else {}
 
 
 def _plain(name: str) -> str:
@@ -104,7 +104,8 @@ IMAGENET = {
 
 # the protocol "released-code": 100 epochs, and a cosine that ends at 1e-3 of the rate, for every network
 IMAGENET_RELEASED_CODE = {
-    name: replace(row, final=replace(row.final, epochs=100, min_learning_rate=1e-3)) for name, row in IMAGENET.items()
+    name: replace(settings, final=replace(settings.final, epochs=100, min_learning_rate=1e-3))
+    for name, settings in IMAGENET.items()
 }
 
 RECIPES = {"small": SMALL_IMAGES, "imagenet": IMAGENET, "imagenet-released-code": IMAGENET_RELEASED_CODE}

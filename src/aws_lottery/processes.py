@@ -1,4 +1,4 @@
-"""What the processes of one run have to agree on, so that none waits for another that has left."""
+"""How the processes of one run agree, so that none waits for another that has ended."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def any_process(mine: bool, accelerator: "Accelerator") -> bool:
-    """Whether it is so on any process, known to all; every process has to ask."""
+    """Whether `mine` is true on any process; every process has to call it, and gets the same answer."""
     if accelerator.num_processes == 1:
         return mine
     flag = torch.tensor(int(mine), device=accelerator.device)
@@ -62,7 +62,7 @@ def together(accelerator: "Accelerator | PartialState") -> Iterator[None]:
 
 
 def warn_if_alone(accelerator: "Accelerator") -> None:
-    """Say so where `accelerate launch --cpu --num_processes 2` has started a single process, as it does without a word.
+    """Log a warning where `accelerate launch --cpu --num_processes 2` has started a single process, as it always does.
 
     It leaves an address to meet at (MASTER_PORT), and no number of processes (WORLD_SIZE).
     """
@@ -75,7 +75,7 @@ def warn_if_alone(accelerator: "Accelerator") -> None:
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """As the other processes can be sent it."""
+    """The error in a form that can be sent to the other processes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever the error's own class makes of it

@@ -111,7 +111,7 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
         accelerator=accelerator,
         test_data=data.test,
         seed=given.seed,
-        told={
+        about={
             "dataset": given.dataset,
             "task": "image-classification",
             "command": command_line(),

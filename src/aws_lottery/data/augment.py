@@ -57,16 +57,18 @@ class Augmentation:
 
         Args:
             draws: for each image its random numbers in [0, 1); None: the evaluation view.
-        Returns: uint8 as given, float32 after RandomResizedCrop.
+        Returns: uint8 like the images, float32 after RandomResizedCrop.
         """
         if draws is None:
             return _center(images, self.size)
         if self.scale is not None:
             height, width = images.shape[2:]
-            images = resized_crop(images, torch.tensor([self.box(height, width, row) for row in draws]), self.size)
+            images = resized_crop(
+                images, torch.tensor([self.box(height, width, numbers) for numbers in draws]), self.size
+            )
         else:
-            images = padded_crop(images, self.padding, self.size, torch.tensor([row[1:3] for row in draws]))
-        return _mirrored(images, torch.tensor([row[0] < 0.5 for row in draws])) if self.flip else images
+            images = padded_crop(images, self.padding, self.size, torch.tensor([numbers[1:3] for numbers in draws]))
+        return _mirrored(images, torch.tensor([numbers[0] < 0.5 for numbers in draws])) if self.flip else images
 
     def box(self, height: int, width: int, draws: Sequence[float]) -> Box:
         """RandomResizedCrop's box in an image, in whole pixels, distributed as torchvision's."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from .splits import DecodedSplit, ImageSplit, Item
+from .splits import DecodedSplit, ImageSplit, Item, as_is
 
 DRAWN_AT_ONCE = 1024  # items
 
@@ -31,8 +31,8 @@ def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = No
     Args:
         data: images as they are, or a split of `load_data`, which is augmented if a seed is given.
         batch_size: over all processes together, where accelerate prepares the loader with split_batches.
-        seed: of the data order, reshuffled every epoch, a last short batch left out (BatchNorm needs company), and
-            of the augmentation; None: in order, all of them, in the evaluation view.
+        seed: of the data order, reshuffled every epoch, a last short batch left out (BatchNorm can't train on one
+            image), and of the augmentation; None: in order, all of them, in the evaluation view.
     Raises: ValueError if not one batch is full.
     """
     shuffle = seed is not None
@@ -42,7 +42,7 @@ def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = No
         order = SeededOrder(len(data), seed=seed, draws=data.augmentation.draws)
         return ImageLoader(data, batch_size, order)
     generator = torch.Generator().manual_seed(seed) if shuffle else None
-    return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=shuffle, collate_fn=_as_is)
+    return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=shuffle, collate_fn=as_is)
 
 
 class SeededOrder(Sampler[Item]):
@@ -96,7 +96,7 @@ class ImageLoader(DataLoader):
             batch_size,
             sampler=order,
             drop_last=order.seed is not None,
-            collate_fn=_as_is,
+            collate_fn=as_is,
             num_workers=workers,
             pin_memory=bool(workers) and torch.cuda.is_available(),
             **options,
@@ -106,7 +106,3 @@ class ImageLoader(DataLoader):
         device = self.split.device
         for pixels, labels in super().__iter__():
             yield pixels.to(device), labels.to(device)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

@@ -1,4 +1,4 @@
-"""Which columns hold images and labels, which splits train and test: found by stated rules, or said to be unclear."""
+"""Which columns hold images and labels, and which splits are for training and testing, by the rules stated here."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,35 +12,35 @@ TEST_NAMES = ("test", "validation", "valid", "val")
 
 
 def image_column(features: "Features", name: str | None = None) -> str:
-    """The column of type Image; of several the one called image or img.
+    """The column of type Image; if there are several, the one called `image` or `img`.
 
-    Raises: ValueError if there is none or several, with what there is.
+    Raises: ValueError that lists the columns if none or several fit.
     """
     from datasets import Image
 
-    found = [column for column, feature in features.items() if isinstance(feature, Image)]
-    return _choose("image", name, found, IMAGE_NAMES, features)
+    images = [column for column, feature in features.items() if isinstance(feature, Image)]
+    return _choose("image", name, images, IMAGE_NAMES, features)
 
 
 def label_column(features: "Features", name: str | None = None) -> str:
-    """The column of type ClassLabel, of several the one called label, labels or fine_label; else of integers so called.
+    """The column of type ClassLabel; if there are several, or only integers, the one with a name of LABEL_NAMES.
 
-    Raises: ValueError if there is none or several, with what there is.
+    Raises: ValueError that lists the columns if none or several fit.
     """
     from datasets import ClassLabel
 
     typed = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     whole = [column for column, feature in features.items() if "int" in str(getattr(feature, "dtype", ""))]
-    found = typed or [column for column in whole if column in LABEL_NAMES]
-    return _choose("label", name, found if name is None else whole, LABEL_NAMES, features)
+    usual = typed or [column for column in whole if column in LABEL_NAMES]
+    return _choose("label", name, usual if name is None else whole, LABEL_NAMES, features)
 
 
 def _choose(what: str, name: str | None, fitting: list[str], usual: tuple[str, ...], features: "Features") -> str:
-    found = fitting if name is None else [column for column in fitting if column == name]
-    if len(found) > 1:
-        found = [column for column in found if column in usual]
-    if len(found) == 1:
-        return found[0]
+    chosen = fitting if name is None else [column for column in fitting if column == name]
+    if len(chosen) > 1:
+        chosen = [column for column in chosen if column in usual]
+    if len(chosen) == 1:
+        return chosen[0]
     problem = f"'{name}' won't do" if name else "none stands out" if fitting else "none found"
     columns = ", ".join(f"{column}: {_describe(feature)}" for column, feature in features.items())
     hint = "; strings become labels by dataset.class_encode_column(...)" if what == "label" else ""
@@ -59,7 +59,7 @@ def find_splits(
 
     Train is `train` or `training`. Test is the first of test, validation, valid, val that has labels (where they are
     secret, they are -1: ImageNet's test); None if there is none of these.
-    Raises: ValueError, with what there is.
+    Raises: ValueError that lists the splits.
     """
     train = train or next((name for name in TRAIN_NAMES if name in parts), None)
     test = test or next((name for name in TEST_NAMES if name in parts and _labelled(parts[name], label)), None)

@@ -1,9 +1,8 @@
-"""A whole split decoded into one tensor, and what its pixels are on average."""
+"""A whole split decoded into one tensor, and the mean and standard deviation of its pixels."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +11,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from .augment import Box, center_box
 from .decode import CorruptImageError, Rows
-from .splits import Triple
+from .splits import Triple, as_is
 
 logger = logging.getLogger(__name__)
 BATCH = 256
-ALONE = 2048  # images that one process decodes sooner than workers start
+ALONE = 2048  # up to so many images, one process is done before workers have started
 
 
 @dataclass(frozen=True, eq=False)
 class _Squares(Dataset):
-    """Images as squares; a batch is (uint8 (n, size, size, 3), indices that are there)."""
+    """Images as squares; a batch is uint8 (n, size, size, 3) and the indices of the images that could be decoded."""
 
     rows: Rows
     size: int
@@ -57,18 +56,14 @@ def decode_all(rows: Rows, size: int, *, workers: int, skip_corrupt: bool) -> di
     workers = workers if len(rows) > ALONE else 0
     squares = _Squares(rows, size, skip_corrupt)
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    kept: list[int] = []
-    for arrays, indices in DataLoader(squares, BATCH, num_workers=workers, collate_fn=_as_is):
-        images[len(kept) : len(kept) + len(indices)] = torch.from_numpy(arrays).permute(0, 3, 1, 2)
-        kept += indices
-    if len(kept) < len(rows):
-        logger.warning("%d of %d images of split '%s' skipped", len(rows) - len(kept), len(rows), rows.split)
-    images = images[: len(kept)]
-    return {"images": images, "labels": rows.labels()[kept], "histogram": _histogram(images)}
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
+    decoded: list[int] = []
+    for arrays, indices in DataLoader(squares, BATCH, num_workers=workers, collate_fn=as_is):
+        images[len(decoded) : len(decoded) + len(indices)] = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+        decoded += indices
+    if len(decoded) < len(rows):
+        logger.warning("%d of %d images of split '%s' skipped", len(rows) - len(decoded), len(rows), rows.split)
+    images = images[: len(decoded)]
+    return {"images": images, "labels": rows.labels()[decoded], "histogram": _histogram(images)}
 
 
 def _histogram(images: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .rows import Source
 
 logger = logging.getLogger(__name__)
-CODE_VERSION = "1"  # of the pixels: another one makes cached files anew
+CODE_VERSION = "1"  # of how pixels are made: where it changes, cached files are made anew
 SIZES_LOOKED_AT = 16  # images
-MEASURED = 4096  # images of a streamed split whose mean is taken
+MEASURED = 4096  # images of a streamed split, to measure mean and standard deviation on
 
 
 @dataclass(frozen=True)
@@ -115,21 +115,21 @@ def load_data(
     num_classes = count_classes(train, test)
     if max_train_samples is not None:
         train = train.some(max_train_samples)
-    row, sizes = known(name), _sizes(train)
-    rules = augmentation or (row.augmentation if row else augmentation_for(min(map(min, sizes))))
+    published, sizes = known(name), _sizes(train)
+    rules = augmentation or (published.augmentation if published else augmentation_for(min(map(min, sizes))))
     taken = (len(train) + len(test)) * 3 * rules.stored_size**2
     if decoded is None:
         decoded = sizes == {(rules.stored_size, rules.stored_size)} and taken <= max_decoded_bytes
-    _say(name, sizes, rules.stored_size, taken, decoded)
+    _log_form(name, sizes, rules.stored_size, taken, decoded)
     reading = {"workers": _cores() if workers is None else workers, "skip_corrupt": skip_corrupt}
     if decoded:
-        form = partial(_kept, size=rules.stored_size, name=name, folder=_folder(cache_dir), **reading)
+        form = partial(_decoded_once, size=rules.stored_size, name=name, folder=_folder(cache_dir), **reading)
     else:
         form = partial(_streamed, size=rules.stored_size, **reading)
     (make_train, histogram), (make_test, _) = form(train), form(test)
     if mean is None or std is None:
-        found = (row.mean, row.std) if row else statistics(histogram())
-        mean, std = mean or found[0], std or found[1]
+        pixels = (published.mean, published.std) if published else statistics(histogram())
+        mean, std = mean or pixels[0], std or pixels[1]
     splits = [make(augmentation=rules, mean=mean, std=std) for make in (make_train, make_test)]
     return ImageData(splits[0], splits[1], num_classes, name)
 
@@ -137,7 +137,7 @@ def load_data(
 Form = tuple[Callable[..., ImageSplit], Callable[[], Tensor]]  # a split that lacks its augmentation, its histogram
 
 
-def _kept(rows: Rows, *, size: int, name: str, folder: Path, workers: int, skip_corrupt: bool) -> Form:
+def _decoded_once(rows: Rows, *, size: int, name: str, folder: Path, workers: int, skip_corrupt: bool) -> Form:
     """Decoded once, and kept on disk."""
     key = {
         "format": "aws_lottery.images",
@@ -176,7 +176,7 @@ def _sizes(rows: Rows) -> set[tuple[int, int]]:
     return sizes or {rows.size(0)}
 
 
-def _say(name: str, sizes: set[tuple[int, int]], side: int, taken: int, decoded: bool) -> None:
+def _log_form(name: str, sizes: set[tuple[int, int]], side: int, taken: int, decoded: bool) -> None:
     some = " or ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3])
     how = "decoded once, kept in memory" if decoded else "decoded for every batch"
     logger.info("%s: images of %s pixels, %.2f GB as %d x %d: %s", name, some, taken / 1e9, side, side, how)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,11 @@ class Pixels:
         return Pixels(self.values.pin_memory(), self.mean, self.std)
 
 
+def as_is(batch: Any) -> Any:
+    """For loaders whose data sets make whole batches themselves."""
+    return batch
+
+
 @lru_cache(maxsize=8)
 def _on_device(mean: Triple, std: Triple, device: torch.device | str) -> Tensor:
     return torch.tensor([mean, std], device=device).mul(255)[:, :, None, None]
@@ -48,7 +54,7 @@ def _on_device(mean: Triple, std: Triple, device: torch.device | str) -> Tensor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageSplit(Dataset):
-    """What both forms share.
+    """What both forms of a split share.
 
     Args:
         split: its name, for messages.
@@ -114,8 +120,8 @@ class StreamedSplit(ImageSplit):
     corrupt: Tensor
 
     def views(self, indices: Sequence[int], draws: Sequence[Draws] | None) -> tuple[Tensor, Tensor]:
-        found = [self._readable(*item) for item in zip(indices, draws or [()] * len(indices), strict=True)]
-        arrays, readable = zip(*found, strict=True)
+        read = [self._readable(*item) for item in zip(indices, draws or [()] * len(indices), strict=True)]
+        arrays, readable = zip(*read, strict=True)
         values = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
         rest = replace(self.augmentation, scale=None, resize=None)  # no box any more
         return rest(values, draws), self.labels[torch.tensor(readable)]

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """Jobs in a folder. Started again, what is done is not done again; several processes may share the work.
+    """Final trainings from searches, and measurements of them, in a folder.
+
+    A comparison that is started again does only what is not done yet; several processes may share the work.
 
     Args:
         searches: folders that find_signed_mask wrote, all under one protocol.

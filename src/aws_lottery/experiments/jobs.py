@@ -100,7 +100,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which final trainings a comparison has; arguments as those of Comparison."""
+    """Which final trainings a comparison consists of; its fields are arguments of Comparison."""
 
     rounds: Sequence[SearchRound]
     transfers: Sequence[str]
@@ -109,7 +109,7 @@ class Plan:
     barrier_seeds: Sequence[int]
 
     def jobs(self) -> list[Job]:
-        """All of them, the sparsest round first and second trainings last, so that what is done early tells most."""
+        """All trainings, the sparsest round first and second trainings last: the most telling results come first."""
         dense = [Job(None, "dense", seed, seed) for seed in self.seeds if "dense" in self.transfers]
         first = [
             Job(search_round, transfer, seed, seed)

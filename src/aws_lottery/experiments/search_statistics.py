@@ -1,4 +1,4 @@
-"""What else tells about a search: sign flips, negative scales, and the network with its normalization reset."""
+"""Statistics of a search: sign flips, negative scales, and the network with its normalization reset."""
 
 import copy
 import math
@@ -43,7 +43,7 @@ def with_norms_reset(model: nn.Module, psi_init: Mapping[str, Tensor]) -> nn.Mod
     Re-estimate its BatchNorm statistics (`recalibrate`) before measuring it.
 
     Args:
-        psi_init: name -> tensor; the parameters of a freshly initialized model will do, others are passed over.
+        psi_init: name -> tensor; the parameters of a freshly initialized model will do, other names are ignored.
     Raises: ValueError if a normalization parameter is not in `psi_init`, or has another shape there.
     """
     reset = copy.deepcopy(unwrap(model))

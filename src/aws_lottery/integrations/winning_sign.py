@@ -62,13 +62,13 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         config: SignedMaskConfig | Mapping[str, Any] | None = None,
         *,
         hub_mask_id: str | None = None,
-        told: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ):
         """
         Args:
             config: of the search, of any method but `gm`; None means the default one.
             hub_mask_id: repository for the mask; None: the model's, with `-signed-mask` at its end.
-            told: of the search, for the cards of its masks: fields of `Provenance` that a machine can't know.
+            about: what the cards of the masks say of the search: fields of `Provenance` that a machine can't know.
         Raises: ValueError for a method that trains scores; from the Trainer's constructor or its `train`, for
             TrainingArguments that a search can't run under, each with what to write instead.
         """
@@ -76,7 +76,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
             config = SignedMaskConfig.from_dict(config or {})
         if METHODS[config.method].scores:
             raise ValueError(f"method '{config.method}' trains scores and not weights: use find_signed_mask for it")
-        self.config, self.hub_mask_id, self.told = config, hub_mask_id, dict(told or {})
+        self.config, self.hub_mask_id, self.about = config, hub_mask_id, dict(about or {})
         self.mask: SignedMask | None = None
         self.pruner: AWSPruner | None = None
         self._search = ""  # an id that a checkpoint's state and its file have in common
@@ -169,7 +169,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         event does a callback know of every one: so the file with the tensors is written here."""
         if self.pruner is not None:
             self._save_state()
-        arguments = {"config": self.config.to_dict(), "hub_mask_id": self.hub_mask_id, "told": self.told}
+        arguments = {"config": self.config.to_dict(), "hub_mask_id": self.hub_mask_id, "about": self.about}
         return {"args": arguments, "attributes": {"_search": self._search}}
 
     @property
@@ -215,8 +215,9 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         """Of the round that is done."""
         assert self.pruner is not None
         self.mask = mask
-        folder, told = round_folder(self._args.output_dir or ".", index), {"training": hyper_parameters(self._args)}
-        save_round(folder, mask, self.pruner, PartialState(), told={**told, **self.told})
+        folder = round_folder(self._args.output_dir or ".", index)
+        about = {"training": hyper_parameters(self._args), **self.about}
+        save_round(folder, mask, self.pruner, PartialState(), about=about)
 
     def _recalibrate(self, args: TrainingArguments, train_dataloader: Any) -> None:
         if self.pruner is not None and PROTOCOLS[self.config.protocol].recalibrate:

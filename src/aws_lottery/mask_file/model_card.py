@@ -190,7 +190,7 @@ def _comparison(found: dict[str, Result], paper: dict[str, Reported], usual: lis
 
 def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
     if config is None:
-        search = "The search that found it is not told."
+        search = "The search that found it is not recorded."
     else:
         switches = {"method": METHODS[config.method], "protocol": PROTOCOLS[config.protocol]}
         rows = [[_code(key), _code(value)] for key, value in asdict(config).items()]
@@ -202,7 +202,10 @@ def _recipe(config: SignedMaskConfig | None, about: Provenance) -> list[str]:
         ]
         search = markdown_table(["search", "value"], rows)
     training = [[_code(key), _code(value)] for key, value in about.training.items()]
-    return [search, markdown_table(["training", "value"], training) if training else "How it was trained is not told."]
+    return [
+        search,
+        markdown_table(["training", "value"], training) if training else "How it was trained is not recorded.",
+    ]
 
 
 def _layers(mask: "SignedMask") -> str:
@@ -219,7 +222,7 @@ def _layers(mask: "SignedMask") -> str:
 
 
 def _origin(about: Provenance) -> str:
-    told = {
+    origin = {
         "aws_lottery": about.library_version,
         "commit": about.commit,
         "software": about.software,
@@ -228,7 +231,7 @@ def _origin(about: Provenance) -> str:
         "data": about.dataset,
         "command": about.command,
     }
-    rows = [[what, _code(value) if value else "not told"] for what, value in told.items()]
+    rows = [[what, _code(value) if value else "not recorded"] for what, value in origin.items()]
     return markdown_table(["", ""], rows + [["started at", _before(step)] for step in reversed(about.history)])
 
 
@@ -236,7 +239,9 @@ def _before(step: Mapping[str, object]) -> str:
     """A mask that a search started at, in a line."""
     config, remaining = step.get("config"), step.get("remaining")
     search = (
-        f"{config.get('method')}, {config.get('rounds')} rounds" if isinstance(config, Mapping) else "no search told"
+        f"{config.get('method')}, {config.get('rounds')} rounds"
+        if isinstance(config, Mapping)
+        else "no search recorded"
     )
     source = step.get("source") or f"signs {step.get('signs')}"
     return f"{_code(source)} ({_text(search)}, {_text(remaining)} of the prunable weights)"

@@ -168,22 +168,25 @@ def _about(text: bytes) -> dict[str, Any]:
     """What config.json tells: the arguments of SignedMask, `remaining`, and the checksum of the signs."""
     if len(text) > MAX_CONFIG_BYTES:
         raise ValueError(f"more than {MAX_CONFIG_BYTES} bytes")
-    told = read_object(text)
-    if type(version := told.get("format_version")) is not int or told.get("library_name") != "aws_lottery":
+    config_file = read_object(text)
+    if (
+        type(version := config_file.get("format_version")) is not int
+        or config_file.get("library_name") != "aws_lottery"
+    ):
         raise ValueError("not the configuration of a signed mask")
     if version > FORMAT_VERSION:
         raise ValueError(f"format version {version}, this aws_lottery reads {FORMAT_VERSION}; install a newer one")
-    if (MASK_SHA256 in told) != (CHECKSUM in told):  # the first files had neither
+    if (MASK_SHA256 in config_file) != (CHECKSUM in config_file):  # the first files had neither
         raise ValueError(f"it is damaged, or was edited: it has one of {MASK_SHA256} and {CHECKSUM} without the other")
-    told = without_checksum(told)
-    digest = told.get(MASK_SHA256)
+    config_file = without_checksum(config_file)
+    digest = config_file.get(MASK_SHA256)
     if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
         raise ValueError(f"its {MASK_SHA256} is {digest!r:.100}, expected 64 hexadecimal digits")
-    config, about = told.get("config"), told.get("provenance")
+    config, about = config_file.get("config"), config_file.get("provenance")
     return {
         "config": None if config is None else SignedMaskConfig.from_dict(config),
-        "results": [Result(**result) for result in told.get("results", [])],
+        "results": [Result(**result) for result in config_file.get("results", [])],
         "provenance": None if about is None else Provenance(**about),
-        "remaining": told.get("remaining"),
+        "remaining": config_file.get("remaining"),
         MASK_SHA256: digest,
     }

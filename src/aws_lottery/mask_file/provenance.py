@@ -1,4 +1,4 @@
-"""What is told of a signed mask besides its signs: what was measured with it, and how it was made.
+"""What a mask's files say of it besides its signs: what was measured with it, and how it was made.
 
 Kept in its config.json and shown on its card. Everything here may come from a stranger's file, so each class
 checks its own types.
@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """How a mask was made; what is None is not told. `provenance` fills in what a machine can know.
+    """How a mask was made; what is None is not known. `provenance` fills in what a machine can know.
 
     Args:
         library_version: of aws_lottery.
@@ -118,8 +118,8 @@ class LayerRow(NamedTuple):
     positive: float  # share of +1 among those; NaN where none is left
 
 
-def provenance(**told: object) -> Provenance:
-    """What this machine knows of a search that it runs now, and what you tell: fields of `Provenance`."""
+def provenance(**stated: object) -> Provenance:
+    """What this machine knows of a search that it runs now, and what the caller states: fields of `Provenance`."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     known = {
         "library_version": __version__,
@@ -130,7 +130,7 @@ def provenance(**told: object) -> Provenance:
         else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
         "date": datetime.now(UTC).date().isoformat(),
     }
-    return Provenance(**{**known, **told})  # type: ignore[arg-type]
+    return Provenance(**{**known, **stated})  # type: ignore[arg-type]
 
 
 def _accelerators(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""A run in its output folder: settings, checkpoints, metrics, progress, and an orderly end when told to stop."""
+"""A run in its output folder: settings, checkpoints, metrics, progress, and an orderly end after a signal."""
 
 import logging
 import shutil

@@ -47,7 +47,7 @@ def save_round(
     pruner: AWSPruner,
     processes: "Accelerator | PartialState",
     *,
-    told: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> None:
     """Write the mask of a round, the weights that survived it, and those that the method rewinds to.
 
@@ -56,7 +56,7 @@ def save_round(
     with together(processes):
         if processes.is_main_process:
             history = mask.provenance.history if mask.provenance else ()
-            mask.provenance = provenance(**{"history": history, **told})
+            mask.provenance = provenance(**{"history": history, **about})
             mask.save_pretrained(folder)
     for file, weights in ((WEIGHTS_FILE, pruner.sparse_state()), (REWOUND_FILE, pruner.rewound_state())):
         if weights is not None:
@@ -76,7 +76,7 @@ def find_signed_mask(
     seed: int = 0,
     resume: bool = True,
     checkpoint_seconds: float = 300.0,
-    told: Mapping[str, Any] = MappingProxyType({}),
+    about: Mapping[str, Any] = MappingProxyType({}),
     mask: MaskSource | None = None,
     psi_init: Mapping[str, Tensor] | None = None,
     solution_epochs: int = 0,
@@ -101,7 +101,7 @@ def find_signed_mask(
         seed: of the data order.
         resume: False refuses an output_dir that holds a run.
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
-        told: of the search, for the cards of its masks: fields of `Provenance` that a machine can't know.
+        about: what the cards of the masks say of the search: fields of `Provenance` that a machine can't know.
         mask, psi_init: of a search that does not start dense, as AWSPruner takes them; what the mask was and came from
             is in the provenance of all masks that are found.
         solution_epochs: as in `AWSPruner.rounds`: the model is then left with the solution, trained for so long after
@@ -144,8 +144,8 @@ def find_signed_mask(
     )
 
     def keep(index: int, mask: SignedMask, folder: Path | None = None) -> None:
-        about = {"training": used, **told}
-        save_round(folder or round_folder(run.folder, index), mask, pruner, accelerator, told=about)
+        folder = folder or round_folder(run.folder, index)
+        save_round(folder, mask, pruner, accelerator, about={"training": used, **about})
 
     with run:
         rounds = pruner.config.rounds or 0
