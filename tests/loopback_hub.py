@@ -43,13 +43,15 @@ REFUSALS: dict[str, Response] = {
     "503": as_error(HubError(503, "Service Unavailable")),
     "refuse": Response(dropped=True),
 }
-# Faults in the answer: the request is carried out. "cut" and "corrupt" spoil bodies and leave HEAD alone.
+# Faults in the answer: the request is carried out. BODIES spoil bodies and leave HEAD alone.
 SPOILERS: dict[str, Callable[[Response], Response]] = {
     "slow": lambda response: response,
     "wrong-etag": _wrong_etag,
     "cut": lambda response: replace(response, cut_at=len(response.body) // 2),
+    "truncate": lambda response: replace(response, body=response.body[: len(response.body) // 2]),
     "corrupt": _flip_last_byte,
 }
+BODIES = ("cut", "truncate", "corrupt")
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Fault:
     delay: float
 
     def hits(self, request: Request) -> bool:
-        if self.times == 0 or (request.method == "HEAD" and self.name in ("cut", "corrupt")):
+        if self.times == 0 or (request.method == "HEAD" and self.name in BODIES):
             return False
         return self.match(request) if callable(self.match) else fnmatchcase(request.line, self.match)
 

@@ -165,7 +165,67 @@ def test_a_cached_mask_needs_no_hub(hub, pushed, monkeypatch):
     assert SignedMask.from_pretrained(REPO) == pushed
 
 
-def test_what_is_missing_is_told_apart(hub, pushed, mask):
+@pytest.mark.parametrize("match", ["*", "HEAD *", "*.safetensors"])
+@pytest.mark.parametrize("fault", ["refuse", "500", "cut", "truncate"])
+def test_a_cached_mask_is_taken_when_the_connection_drops(hub, pushed, match, fault):
+    assert SignedMask.from_pretrained(REPO) == pushed
+    hub.fail(match, fault)
+    assert SignedMask.from_pretrained(REPO) == pushed
+
+
+def test_it_is_said_when_a_dropped_connection_is_made_up_for_by_the_cache(hub, pushed, caplog):
+    SignedMask.from_pretrained(REPO)
+    hub.fail("*", "refuse")
+    SignedMask.from_pretrained(REPO)
+    assert f"Taken from the cache: commit {hub.repos[REPO].at('main').oid}" in caplog.text
+    with pytest.raises(HubError, match="no connection to the Hub, or it broke off"):
+        SignedMask.from_pretrained(REPO, force_download=True)
+
+
+def test_a_newer_mask_whose_download_drops_is_not_replaced_by_the_older_one_in_the_cache(hub, pushed):
+    SignedMask.from_pretrained(REPO)
+    newer = small_mask(1)
+    newer.push_to_hub(REPO)
+    hub.fail("GET *", "cut")
+    with pytest.raises(HubError, match="no connection to the Hub, or it broke off"):
+        SignedMask.from_pretrained(REPO)
+    hub.heal()
+    assert SignedMask.from_pretrained(REPO) == newer
+
+
+def test_to_ask_nothing_of_the_hub_and_to_download_anew_exclude_each_other(hub):
+    with pytest.raises(ValueError, match="give one of them"):
+        SignedMask.from_pretrained(REPO, local_files_only=True, force_download=True)
+
+
+@pytest.mark.parametrize("fault", ["refuse", "500", "cut", "truncate", "404", "corrupt"])
+@pytest.mark.parametrize("match", ["*/create", "*/preupload/*", "*/objects/batch", "PUT */lfs/*", "*/commit/*"])
+def test_a_push_that_fails_anywhere_is_told(hub, pushed, match, fault):
+    newer = small_mask(1)
+    hub.fail(match, fault)
+    if match == "PUT */lfs/*" and fault in ("truncate", "corrupt"):  # the client does not look at that answer
+        newer.push_to_hub(REPO)
+        return
+    told = "no connection to the Hub, or it broke off|the Hub itself failed|has no signed mask"
+    with pytest.raises(HubError, match=told):
+        newer.push_to_hub(REPO)
+    hub.heal()
+    assert SignedMask.from_pretrained(REPO) in (pushed, newer)  # an answer that is lost may be to a commit that is made
+    newer.push_to_hub(REPO)
+    assert SignedMask.from_pretrained(REPO) == newer
+
+
+def test_a_full_disk_is_told_with_the_cache_that_it_is_of(hub, pushed, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("aws_lottery.mask_file.hub.hf_hub_download", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*home/hub'"):
+        SignedMask.from_pretrained(REPO)
+
+
+def test_what_is_missing_is_told_apart(hub, pushed, mask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a demo leaves runs/digits/mask in the working directory
     create_repo("owner/empty")
     for repo, revision, message in (
         ("owner/absent", None, "no repository 'owner/absent' on the Hub, nor such a folder here: check the name"),
@@ -190,6 +250,7 @@ def test_what_is_missing_is_told_apart(hub, pushed, mask):
         ("GET *.safetensors", "refuse", "no connection to the Hub, or it broke off"),
         ("GET *.safetensors", "cut", "no connection to the Hub, or it broke off"),
         ("GET *config.json", "cut", "no connection to the Hub, or it broke off"),
+        ("GET *.safetensors", "truncate", "no connection to the Hub, or it broke off.*Consistency check failed"),
         ("*", "401-gated", "is gated"),
         ("*.safetensors", "404", "has no signed mask"),
     ],
@@ -264,6 +325,12 @@ def test_a_card_that_can_not_be_read_is_not_replaced(hub, pushed):
     HfApi().upload_file(repo_id=REPO, path_in_repo="README.md", path_or_fileobj=b"---\na: [\n---\n")
     with pytest.raises(ValueError, match=r"front matter of the README.md there can't be read"):
         pushed.push_to_hub(REPO)
+
+
+def test_a_card_that_is_not_text_is_not_replaced(hub, mask):
+    hub.add_repo(REPO, {"README.md": b"\xff\xfe"})
+    with pytest.raises(ValueError, match=r"the README.md of 'owner/mask' is not UTF-8, mend or remove it"):
+        mask.push_to_hub(REPO)
 
 
 def test_a_card_that_can_not_be_fetched_is_not_replaced(hub, pushed):

@@ -315,11 +315,17 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
             create_pr: open a pull request instead.
             token: with write access; None: the one of `hf auth login`.
             config, model_card_kwargs: not used; ModelHubMixin has them.
-        Returns: URL of the commit. Raises: hub.HubError.
+        Returns: URL of the commit.
+        Raises: hub.HubError; ValueError, before anything is committed, as `save_pretrained`.
         """
-        with hub.explained(repo_id, branch), TemporaryDirectory() as files:
-            repo_id, existing = hub.prepare(repo_id, private=private, branch=branch, create_pr=create_pr, token=token)
+        repo_id, existing = hub.prepare(repo_id, private=private, branch=branch, create_pr=create_pr, token=token)
+        with TemporaryDirectory() as files:
             self.save_pretrained(files, model_card_kwargs={"repo_id": repo_id, "existing": existing})
-            return HfApi(token=token).upload_folder(
-                repo_id=repo_id, folder_path=files, revision=branch, create_pr=create_pr, commit_message=commit_message
-            )
+            with hub.explained(repo_id, branch):
+                return HfApi(token=token).upload_folder(
+                    repo_id=repo_id,
+                    folder_path=files,
+                    revision=branch,
+                    create_pr=create_pr,
+                    commit_message=commit_message,
+                )

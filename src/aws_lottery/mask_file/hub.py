@@ -1,11 +1,12 @@
 """The Hub: fetching files of one commit, and saying what to do when it can't be done."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,9 +19,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class HubError(OSError):
     """The Hub did not give or take what was asked; the message says what to do, `__cause__` is the client's error."""
+
+    is_unreachable = False  # no connection, or it broke off
 
 
 def is_folder(source: str | Path) -> bool:
@@ -38,11 +43,39 @@ def is_folder(source: str | Path) -> bool:
     return False
 
 
-def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, **options: Any) -> Path:
+def fetch(
+    repo_id: str,
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    **options: Any,
+) -> Path:
     """The folder in the cache that holds `files`, all of one commit; options are those of hf_hub_download.
 
-    Raises: HubError; FileNotFoundError where `repo_id` is no possible name of a repository.
+    If the connection breaks off, what is in the cache is taken, with a warning.
+    Raises: HubError; FileNotFoundError where `repo_id` is no possible name of a repository; ValueError for
+        local_files_only with force_download; OSError, with its path, if the cache can't be written.
     """
+    if local_files_only and force_download:
+        raise ValueError("local_files_only=True asks nothing of the Hub, force_download=True always; give one of them")
+    try:
+        return _fetch(
+            repo_id, files, revision, force_download=force_download, local_files_only=local_files_only, **options
+        )
+    except HubError as error:
+        if force_download or local_files_only or not error.is_unreachable:
+            raise
+        try:
+            path = _fetch(repo_id, files, revision, local_files_only=True, **options)
+        except HubError:
+            raise error from error.__cause__
+        logger.warning("%s. Taken from the cache: commit %s", error, path.name)
+        return path
+
+
+def _fetch(repo_id: str, files: Sequence[str], revision: str | None, **options: Any) -> Path:
     path = Path()
     with explained(repo_id, revision):
         for name in files:
@@ -54,32 +87,45 @@ def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, **
 def prepare(
     repo_id: str, *, private: bool | None, branch: str | None, create_pr: bool | None, token: str | bool | None
 ) -> tuple[str, str | None]:
-    """Make the repository and the branch where they are missing. Returns the full id, and the card that is there."""
+    """Make the repository and the branch where they are missing. Returns the full id, and the card that is there.
+
+    Raises: HubError; ValueError if the card is not text.
+    """
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if branch is not None and not create_pr:
-        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    with explained(repo_id, branch):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if branch is not None and not create_pr:
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+        try:
+            card = Path(hf_hub_download(repo_id, "README.md", revision=branch, token=token))
+        except RemoteEntryNotFoundError:
+            return repo_id, None
     try:
-        card = hf_hub_download(repo_id, "README.md", revision=branch, token=token)
-    except RemoteEntryNotFoundError:
-        return repo_id, None
-    return repo_id, Path(card).read_text(encoding="utf-8")
+        return repo_id, card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the README.md of '{repo_id}' is not UTF-8, mend or remove it: {error}") from error
 
 
 @contextmanager
 def explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into errors that say what is wrong and what to do."""
+    """Turn what huggingface_hub raises into errors that say what is wrong and what to do.
+
+    Nothing else may be done in the block: a ValueError in it is taken for one of the client about an answer.
+    """
     try:
         yield
     except HFValidationError as error:
         raise FileNotFoundError(f"'{repo_id}' is neither a folder nor a Hub id (owner/name): {error}") from error
-    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError) as error:
-        # the client wraps what happened in an error of its cache, or, when forced to download, in a ValueError
-        wrapped = isinstance(error, LocalEntryNotFoundError | ValueError)
-        reason = error.__cause__ if wrapped and isinstance(error.__cause__, HTTPError | OSError) else error
-        if isinstance(reason, ValueError):
-            raise
-        raise HubError(_advice(reason).format(repo_id=repo_id, revision=revision or "main", error=reason)) from error
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        # the client wraps what happened in an error of its cache, of an upload, or of a download that is forced
+        wrapped = not isinstance(error, HTTPError) and isinstance(error.__cause__, HTTPError | OSError)
+        reason = error.__cause__ if wrapped else error
+        if isinstance(reason, OSError) and reason.errno is not None:  # of this machine; that of a full disk has no path
+            raise type(reason)(reason.errno, reason.strerror, reason.filename or constants.HF_HUB_CACHE) from error
+        advice = _advice(reason)
+        explained = HubError(advice.format(repo_id=repo_id, revision=revision or "main", error=reason))
+        explained.is_unreachable = advice == UNREACHABLE
+        raise explained from error
 
 
 def _advice(error: BaseException | None) -> str:
@@ -112,6 +158,6 @@ STATUS = (
     (range(500, 600), "the Hub itself failed on '{repo_id}', try again later: {error}"),
 )
 REFUSED = "the Hub refused that for '{repo_id}': {error}"
-UNREACHABLE = (
+UNREACHABLE = (  # an answer that is not whole JSON, or a file of another length, is a connection that broke off, too
     "no connection to the Hub, or it broke off, for '{repo_id}'; check network and proxy and try again: {error}"
 )
