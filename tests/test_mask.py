@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import re
 
 import pytest
@@ -112,6 +113,52 @@ def test_a_model_on_meta_is_refused_with_the_way_out(mask, make_convnet):
         empty = make_convnet()
     with pytest.raises(ValueError, match="on the meta device; initialize the model first"):
         mask.apply_(empty)
+
+
+def expanded(model):
+    model[7].weight = nn.Parameter(torch.zeros(1, 1).expand(4, 288))
+
+
+def not_a_number(model):
+    with torch.no_grad():
+        model[7].weight[0, 0] = math.nan
+
+
+def infinite(model):
+    with torch.no_grad():
+        model[7].weight[0, 0] = math.inf
+
+
+def of_inference_mode(model):
+    with torch.inference_mode():
+        model[7].weight = nn.Parameter(torch.zeros(4, 288), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (expanded, r"7.weight: its elements share memory \(expand\); give the model a clone"),
+        (not_a_number, r"NaN or infinite values in '7.weight'"),  # 0 * NaN is no 0
+        (infinite, r"NaN or infinite values in '7.weight'"),
+        (of_inference_mode, r"7.weight: made under torch.inference_mode"),
+    ],
+)
+def test_a_parameter_that_can_not_take_its_signs_is_named_and_nothing_changes(mask, make_convnet, spoil, message):
+    model = make_convnet()
+    spoil(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for attempt in (mask.apply_, mask.held):
+        with pytest.raises(ValueError, match=rf"nothing was changed(.|\n)*{message}"):
+            attempt(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_signs_are_not_taken_of_a_model_on_meta(make_convnet):
+    with torch.device("meta"):
+        empty = make_convnet()
+    with pytest.raises(ValueError, match=r"0.weight: on the meta device; initialize the model first"):
+        SignedMask.from_model(empty)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own

@@ -474,3 +474,10 @@ def test_compiled_training_is_one_graph_for_any_alpha(convnet, images):
         torch.testing.assert_close(ours, theirs)
     assert set(pruner.signed_mask()) == set(plain.signed_mask())
     torch._dynamo.reset()
+
+
+def test_a_model_on_meta_is_refused(make_convnet):
+    with torch.device("meta"):
+        empty = make_convnet()
+    with pytest.raises(ValueError, match=r"0.weight: on the meta device; initialize the model first"):
+        AWSPruner(empty)

@@ -326,6 +326,14 @@ def test_data_that_does_not_fit_the_model_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_on_meta_is_refused_before_anything_is_written(tmp_path):
+    with torch.device("meta"):
+        model = network()
+    with pytest.raises(ValueError, match=r"1.weight: on the meta device; initialize the model first"):
+        find_signed_mask(model, images(), CONFIG, TRAINING, output_dir=tmp_path, accelerator=Accelerator(cpu=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_can_not_be_written_is_told_with_its_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file/run"):

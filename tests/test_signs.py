@@ -31,6 +31,13 @@ def test_the_gradient_of_interpolate_is_alpha():
     assert psi["g"].grad.item() == 0.25
 
 
+def test_transfer_refuses_what_would_not_be_0_under_a_0_of_the_mask():
+    s = {"w": tensor([1, 0], dtype=torch.int8)}
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="NaN or infinite values in 'w'"):
+            transfer({"w": tensor([0.5, value])}, s)
+
+
 def test_transfer_takes_magnitudes_from_init_and_signs_from_the_mask():
     init = {"w": tensor([0.5, -0.2, 0.3]), "g": tensor([1.0])}
     s = {"w": tensor([-1, -1, 0], dtype=torch.int8)}

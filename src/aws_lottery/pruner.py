@@ -71,8 +71,8 @@ class AWSPruner:
                 rewinds goes back to them as they are now, or after this warm-up.
             psi_init: name -> normalization parameter of a fresh network (its state_dict will do), where those of
                 `model` are trained.
-        Raises: ValueError if nothing is prunable, if a pruner or a mask holds the model already, if the method is
-            that of another pruner, or if the mask does not fit.
+        Raises: ValueError if nothing is prunable, if the model is on the meta device, if a pruner or a mask holds the
+            model already, if the method is that of another pruner, or if the mask does not fit.
         """
         config = config or SignedMaskConfig()
         if METHODS[config.method].scores != self._scores:
@@ -80,6 +80,7 @@ class AWSPruner:
                 f"method '{config.method}' is not for {type(self).__name__}; pruner_for(model, config) makes its pruner"
             )
         self.model = unwrap(model)
+        signs.check_initialized(parameters_of(self.model))
         self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
         self.partition = partition(self.model, self.config)
         logger.info("classifier, signed but not pruned: %s", self.partition.classifier)

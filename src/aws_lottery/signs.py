@@ -58,9 +58,11 @@ def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[st
         theta_init: name -> freshly initialized parameter.
         s: name -> int8 in {-1, 0, 1}; parameters that it does not name pass unchanged.
         signed: False transfers the mask only: theta_init * |s|.
-    Raises: ValueError if `s` names a parameter that theta_init lacks, or has another shape.
+    Raises: ValueError if `s` names a parameter that theta_init lacks, or has another shape, or if a parameter that it
+        names has a NaN or infinite value.
     """
     check_shapes(s, theta_init, "signed mask")
+    check_finite({name: theta_init[name] for name in s})  # 0 * NaN is no 0
     moved = {
         name: theta_init[name].abs() * value if signed else theta_init[name] * value.abs() for name, value in s.items()
     }
@@ -157,8 +159,15 @@ def check_shapes(some: Tensors, reference: Tensors, what: str) -> None:
             )
 
 
+def check_initialized(theta: Tensors) -> None:
+    """Raises ValueError that names the first tensor without values, on the meta device."""
+    if empty := [name for name, value in theta.items() if value.is_meta]:
+        raise ValueError(f"{empty[0]}: on the meta device; initialize the model first (to_empty, then its init)")
+
+
 def check_finite(theta: Tensors) -> None:
-    """Raises ValueError that names the tensors with NaN or infinite values."""
+    """Raises ValueError that names the tensors with NaN or infinite values, or without any (on the meta device)."""
+    check_initialized(theta)
     if bad := _marked(theta, lambda value: not _is_finite(value)):
         listed = ", ".join(repr(name) for name in bad[:10]) + (f" and {len(bad) - 10} more" if bad[10:] else "")
         raise ValueError(

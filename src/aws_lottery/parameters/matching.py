@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..signs import check_finite
 from .checkpoint_names import checkpoint_names
 from .partition import matches, norm_parameters
 from .unwrap import parameters_of, unwrap
@@ -53,8 +55,7 @@ def fit(
             by=by,
             aliases=(mask.checkpoint_names, checkpoint_names(model)),
         )
-        if empty := [place for place in places.values() if parameters[place].is_meta]:
-            raise ValueError(f"{empty[0]}: on the meta device; initialize the model first (to_empty, then its init)")
+        _check_values({place: parameters[place] for place in places.values()})
     except ValueError as error:
         made_for = (mask.config and mask.config.architecture) or "a network that it does not name"
         raise ValueError(
@@ -62,6 +63,16 @@ def fit(
             f"it was made for {made_for}. {error}"
         ) from None
     return places
+
+
+def _check_values(parameters: Mapping[str, Tensor]) -> None:
+    """Raises: ValueError for what can't be multiplied in place, or would not be 0 where the mask is."""
+    check_finite(parameters)
+    for name, value in parameters.items():
+        if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True)):
+            raise ValueError(f"{name}: its elements share memory (expand); give the model a clone of it first")
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(f"{name}: made under torch.inference_mode; make the model, or a clone of it, outside")
 
 
 def _head(mask: "SignedMask") -> list[str]:

@@ -12,8 +12,9 @@ from ..atomic import replace_file
 from ..data import ImageData
 from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
-from ..parameters.unwrap import unwrap
+from ..parameters.unwrap import parameters_of, unwrap
 from ..processes import together
+from ..signs import check_initialized
 from ..strict_json import read_file, to_json, with_checksum, without_checksum
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
@@ -52,7 +53,9 @@ def final_training(
     Raises: CheckpointError if output_dir holds another training; ValueError if the model does not fit the data, or the
         result that is there is damaged; Interrupted; Busy.
     """
-    model = unwrap(model).to(accelerator.device)
+    model = unwrap(model)
+    check_initialized(parameters_of(model))
+    model.to(accelerator.device)
     identity = {**identity, "dataset": data.name, "training": asdict(config), "data_seed": seed}
 
     for what, images in (("data.train", data.train), ("data.test", data.test)):

@@ -18,10 +18,11 @@ from ..mask import SignedMask
 from ..mask_file import packing
 from ..mask_file.provenance import provenance
 from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
-from ..parameters.unwrap import state_of, unwrap
+from ..parameters.unwrap import parameters_of, state_of, unwrap
 from ..processes import together
 from ..pruner import AWSPruner
 from ..sharding import as_laid_out, is_sharded_model
+from ..signs import check_initialized
 from ..starting import MaskSource, as_mask
 from ..training import shard_, steps_an_epoch, train
 from ..training_config import TrainingConfig
@@ -113,6 +114,7 @@ def find_signed_mask(
         before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT; Busy if a search is under way in
         output_dir. Each on all processes.
     """
+    check_initialized(parameters_of(unwrap(model)))
     shard_(model, accelerator)
     if not is_sharded_model(model):
         model.to(accelerator.device)
