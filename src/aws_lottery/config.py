@@ -110,7 +110,7 @@ class SignedMaskConfig:
 
     def __post_init__(self) -> None:
         for name in ("prunable", "exclude"):  # JSON has lists
-            _require(not isinstance(getattr(self, name), str), name, getattr(self, name), "a list of strings")
+            _require(isinstance(getattr(self, name), list | tuple), name, getattr(self, name), "a list of strings")
             object.__setattr__(self, name, tuple(getattr(self, name)))
             _require(all(isinstance(x, str) for x in getattr(self, name)), name, getattr(self, name), "strings")
         for name, rows in (("method", METHODS), ("protocol", PROTOCOLS), ("criterion", CRITERIA)):
@@ -147,7 +147,7 @@ class SignedMaskConfig:
         return needed
 
     def _rounds_from(self, remaining: float, target: float) -> int:
-        return max(1, math.ceil(math.log(target / remaining) / math.log(1 - self.prune_rate) - 1e-9))
+        return max(1, math.ceil(math.log(target / remaining) / math.log1p(-self.prune_rate) - 1e-9))
 
     def starting_at(self, remaining: float) -> "SignedMaskConfig":
         """The search that starts at a mask which leaves this share of the prunable weights: with target_remaining, the
@@ -183,7 +183,10 @@ class SignedMaskConfig:
     @classmethod
     def from_json(cls, text: str) -> "SignedMaskConfig":
         """The inverse of `to_json`. Raises ValueError for what is no JSON object or no valid configuration."""
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"SignedMaskConfig: not JSON: {error}") from error
         _require(isinstance(values, dict), "JSON", type(values).__name__, "an object")
         return cls.from_dict(values)
 
@@ -194,7 +197,7 @@ def _require(ok: bool, name: str, value: object, expected: str) -> None:
 
 
 def _one_of(name: str, value: object, allowed: Any) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         near = get_close_matches(str(value), allowed, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"SignedMaskConfig: unknown {name} {value!r}{hint} (known: {', '.join(allowed)})")

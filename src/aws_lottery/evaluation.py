@@ -75,7 +75,12 @@ def accuracy_of(
 def evaluate(
     model: nn.Module, data: Images | ImageSplit, *, accelerator: "Accelerator", batch_size: int = 512
 ) -> float:
-    """Top-1 accuracy in percent over `data`, with psi as trained, the same on every process."""
+    """Top-1 accuracy in percent over `data`, with psi as trained, the same on every process.
+
+    Raises: ValueError if there are no images.
+    """
+    if not len(data):
+        raise ValueError("evaluate: the data has no images")
     from .metrics import Accuracy
 
     metric = Accuracy()

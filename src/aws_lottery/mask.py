@@ -64,7 +64,12 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         self.prunable = tuple(values) if prunable is None else tuple(prunable)
         if unknown := set(self.prunable) - set(values):
             raise ValueError(f"prunable names {sorted(unknown)} are not in the mask")
-        self.parameters = sum(v.numel() for v in values.values()) if parameters is None else parameters
+        entries = sum(value.numel() for value in values.values())
+        if not entries:
+            raise ValueError("a signed mask needs at least one entry, this one has none")
+        self.parameters = entries if parameters is None else parameters
+        if self.parameters < entries:
+            raise ValueError(f"a mask of {entries:,} entries is not for a model of {parameters:,} parameters")
         self.signed = signed
         self.results, self.provenance = tuple(results), provenance
         self.checkpoint_names = dict(checkpoint_names)

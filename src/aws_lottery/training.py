@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import Images, ImageSplit, batches
 from .evaluation import logits
+from .preflight import check_fit
 from .processes import refuse_sharding
 from .sharding import is_sharded_model
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -164,11 +165,13 @@ def train(
         on_end: called once at the end (for what it cost).
         resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
     Returns: mean loss over the last epoch, of all processes; NaN for 0 epochs.
-    Raises: FloatingPointError if a loss is NaN or infinite, at the end of its epoch.
+    Raises: ValueError, before the first step, if the model does not fit the data; FloatingPointError if a loss is NaN
+        or infinite, at the end of its epoch.
     """
     from accelerate import skip_first_batches
 
     training = Training(model, config, accelerator)
+    check_fit(training.network, data, accelerator, what="data")
     if resume is not None:
         training.load_state_dict(resume)
     start = time.perf_counter()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import UnionType
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -43,16 +44,34 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name, rows in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in rows:
-                raise ValueError(
-                    f"TrainingConfig: {name} must be one of {', '.join(rows)}, got {getattr(self, name)!r}"
-                )
-        for name, least in (("epochs", 0), ("batch_size", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"TrainingConfig: {name} must be a whole number, {least} or more, got {value!r}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"TrainingConfig: ema_decay must be in [0, 1) or None, got {self.ema_decay}")
+            self._require(isinstance(value, str) and value in rows, name, f"one of {', '.join(rows)}")
+        for name, least in (("epochs", 0), ("batch_size", 1)):
+            self._require(
+                _is_number(value := getattr(self, name), int) and value >= least,
+                name,
+                f"a whole number, {least} or more",
+            )
+        for name in ("learning_rate", "momentum", "weight_decay", "min_learning_rate"):
+            self._require(_is_number(value := getattr(self, name)) and value >= 0, name, "a number, 0 or more")
+        shares = self.milestones
+        self._require(
+            isinstance(shares, list | tuple) and all(_is_number(share) and 0 <= share <= 1 for share in shares),
+            "milestones",
+            "shares of the epochs, in [0, 1]",
+        )
+        limit, decay = self.max_grad_norm, self.ema_decay
+        self._require(limit is None or (_is_number(limit) and limit > 0), "max_grad_norm", "a number above 0 or None")
+        self._require(decay is None or (_is_number(decay) and 0 <= decay < 1), "ema_decay", "in [0, 1) or None")
+
+    def _require(self, ok: bool, name: str, expected: str) -> None:
+        if not ok:
+            raise ValueError(f"TrainingConfig: {name} must be {expected}, got {getattr(self, name)!r}")
+
+
+def _is_number(value: object, kind: type | UnionType = int | float) -> bool:
+    """Finite, and not a truth value."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], TrainingConfig], Optimizer]] = {

@@ -33,8 +33,10 @@ def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = No
         batch_size: over all processes together, where accelerate prepares the loader with split_batches.
         seed: of the data order, reshuffled every epoch, a last short batch left out (BatchNorm can't train on one
             image), and of the augmentation; None: in order, all of them, in the evaluation view.
-    Raises: ValueError if not one batch is full.
+    Raises: ValueError if not one batch is full, or batch_size is no number of images.
     """
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}")
     shuffle = seed is not None
     if shuffle and len(data) < batch_size:
         raise ValueError(f"batch_size={batch_size} is more than there is, {len(data)} images: no batch would be full")

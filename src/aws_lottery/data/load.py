@@ -1,6 +1,7 @@
 """`load_data`: train and test images of a data set from the Hub, a folder, or `datasets` objects."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -108,6 +109,7 @@ def load_data(
         options: of `datasets.load_dataset` (name, revision, token, ...).
     Raises: ValueError if columns, splits or labels are unclear; CorruptImageError, which is one too.
     """
+    _check_numbers(workers, mean=mean, std=std)
     name, parts = open_parts(source, options)
     train, test = choose_rows(
         parts, image=image, label=label, train_split=train_split, test_split=test_split, test_share=test_share
@@ -132,6 +134,16 @@ def load_data(
         mean, std = mean or pixels[0], std or pixels[1]
     splits = [make(augmentation=rules, mean=mean, std=std) for make in (make_train, make_test)]
     return ImageData(splits[0], splits[1], num_classes, name)
+
+
+def _check_numbers(workers: int | None, **channels: Triple | None) -> None:
+    if workers is not None and (not isinstance(workers, int) or workers < 0):
+        raise ValueError(f"load_data: workers must be a whole number, 0 or more, or None, got {workers!r}")
+    for name, values in channels.items():
+        if values is not None and (
+            len(values) != 3 or not all(math.isfinite(x) and (x > 0 or name == "mean") for x in values)
+        ):
+            raise ValueError(f"load_data: {name} must be three numbers, one a channel (std: above 0), got {values!r}")
 
 
 Form = tuple[Callable[..., ImageSplit], Callable[[], Tensor]]  # a split that lacks its augmentation, its histogram

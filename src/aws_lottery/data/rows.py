@@ -28,6 +28,8 @@ def open_parts(source: "Source", options: dict[str, Any]) -> tuple[str, "Dataset
         parts = datasets.DatasetDict({str(parts.split or "train"): parts})
     if not isinstance(parts, datasets.DatasetDict):
         raise ValueError(f"load_data: {type(parts).__name__} has no order to shuffle; load it with streaming=False")
+    if not parts:
+        raise ValueError("load_data: the data set has no splits")
     first = next(iter(parts.values()))
     return name or first.info.dataset_name or "images", parts
 
@@ -50,8 +52,8 @@ def choose_rows(
     features = next(iter(parts.values())).features
     image, label = image_column(features, image), label_column(features, label)
     train, test = find_splits(parts, label, train=train_split, test=test_split)
-    if test_share is not None and not 0 < test_share < 1:
-        raise ValueError(f"load_data: test_share must be between 0 and 1, got {test_share}")
+    if test_share is not None and not (isinstance(test_share, float) and 0 < test_share < 1):
+        raise ValueError(f"load_data: test_share must be between 0 and 1, got {test_share!r}")
     if test_share is not None:
         chosen = _held_out(parts[train], label, test_share)
     elif test is not None:

@@ -167,13 +167,20 @@ class Comparison:
 
 def _check(plan: Plan) -> None:
     """Raises: ValueError that names what cannot be compared."""
+    for what in ("rounds", "transfers", "seeds"):
+        if not getattr(plan, what):
+            raise ValueError(f"nothing to compare: {what} is empty" + (", or searches" if what == "rounds" else ""))
     if unknown := [name for name in plan.transfers if name.rpartition(":")[2] not in TRANSFERS]:
         raise ValueError(f"unknown transfer {', '.join(unknown)}; there are {', '.join(TRANSFERS)}")
     if missing := [str(one.folder) for one in plan.rounds if not one.folder.is_dir()]:
         raise ValueError(f"no such rounds: {', '.join(missing)}; has the search come so far?")
+    if unknown := [str(one.folder) for one in plan.rounds if one.mask.config is None]:
+        raise ValueError(f"{', '.join(unknown)}: the mask does not say by which search it was found (config)")
     names = [one.name for one in plan.rounds]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)} of more than one search; compare searches by one method apart")
+    if unused := set(plan.barrier_seeds) - set(plan.seeds):
+        raise ValueError(f"barrier_seeds {sorted(unused)} are not among the seeds {sorted(plan.seeds)}")
     rounds = {one.round for one in plan.rounds}
     if unused := set(plan.barrier_rounds) - rounds:
         raise ValueError(f"barrier_rounds {sorted(unused)} are not among the rounds {sorted(rounds)}")

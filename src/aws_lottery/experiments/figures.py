@@ -1,10 +1,12 @@
 """The paper's figures from the rows of a comparison (results.jsonl). Needs matplotlib, the extra `plots`."""
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..atomic import replace_file
 from .looks import DENSE, Condition
 from .panels import LINES, accuracy_figure, analysis_figure, barrier_figure
 from .results import Accuracy, Analysis, Line, Row, transfer_order
@@ -54,7 +56,9 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     for name, figure in figures(rows).items():
         folder.mkdir(parents=True, exist_ok=True)
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+        image = io.BytesIO()
+        figure.savefig(image, dpi=150)
+        replace_file(paths[-1], image.getvalue())
     return paths
 
 

@@ -70,6 +70,7 @@ def every_round(searches: Iterable[Path]) -> list[SearchRound]:
         SearchRound(search, int(folder.name.removeprefix("round-")))
         for search in searches
         for folder in sorted(search.glob("round-*"))
+        if folder.name.removeprefix("round-").isdecimal()
     ]
 
 

@@ -13,13 +13,13 @@ from ..data import ImageData
 from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import parameters_of, unwrap
+from ..preflight import check_fit
 from ..processes import together
 from ..signs import check_initialized
 from ..strict_json import read_file, to_json, with_checksum, without_checksum
 from ..training import steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .output_folder import Run
-from .preflight import check_fit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

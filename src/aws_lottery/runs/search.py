@@ -19,6 +19,7 @@ from ..mask_file import packing
 from ..mask_file.provenance import provenance
 from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
 from ..parameters.unwrap import parameters_of, state_of, unwrap
+from ..preflight import check_fit
 from ..processes import together
 from ..pruner import AWSPruner
 from ..sharding import as_laid_out, is_sharded_model
@@ -28,7 +29,6 @@ from ..training import shard_, steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .checkpoint import CheckpointError, has_checkpoint
 from .output_folder import Run
-from .preflight import check_fit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState

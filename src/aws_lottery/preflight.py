@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..data import Images, ImageSplit
-from ..evaluation import logits
-from ..parameters.unwrap import unwrap
+from .data import Images, ImageSplit
+from .evaluation import logits
+from .parameters.unwrap import unwrap
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
