@@ -13,6 +13,7 @@ number for number, with what a run leaves that nothing happened to. Prints a tab
 """
 
 import argparse
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from torch import nn
@@ -44,7 +46,10 @@ TRAINING = TrainingConfig(batch_size=128, epochs=1)
 # threads' locks and, inside a test, the accelerate state of other tests.
 CLEAN = multiprocessing.get_context("forkserver")
 CLEAN.set_forkserver_preload(["aws_lottery.experiments.comparison", "aws_lottery.data.digits"])
-ENDS_WITHIN = 60.0  # seconds, of any process; each takes a few
+STILL_SECONDS, CPU_SECONDS = (
+    60.0,
+    120.0,
+)  # a run hangs if it does nothing for so long, or works for so long; most take 5
 UNCAUGHT = 1  # exit code of a process that an exception ended
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 Prepare = Callable[[], None]
@@ -120,6 +125,7 @@ class Trial:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
             values = (rank, rank, self.processes, "127.0.0.1", port, "yes")
             os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
+        faulthandler.register(signal.SIGUSR1, open(f"{folder}.stack-{rank}", "w"))  # noqa: SIM115  open as long as this
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         try:
@@ -131,17 +137,39 @@ class Trial:
             os._exit(UNCAUGHT)
 
 
-def wait_for(processes: list[Any]) -> None:
+def wait_for(processes: list[Any], folder: Path) -> None:
+    """Raises: RuntimeError, with their stacks, if a process hangs; by what it does, as the cores may be busy."""
     for process in processes:
-        process.join(ENDS_WITHIN)
+        busy, since = -1.0, time.monotonic()
+        while process.is_alive():
+            process.join(0.2)
+            if (now := cpu_seconds(process)) - busy > 0.05:
+                busy, since = now, time.monotonic()
+            if busy > CPU_SECONDS or time.monotonic() - since > STILL_SECONDS:
+                raise RuntimeError(f"a process hangs after {busy:.1f} CPU seconds: {where_they_are(processes, folder)}")
+
+
+def cpu_seconds(process: Any) -> float:
+    try:
+        return sum(psutil.Process(process.pid).cpu_times()[:2])
+    except psutil.Error:  # it ended just now
+        return -1.0
+
+
+def where_they_are(processes: list[Any], folder: Path) -> str:
+    """Their stacks; they end."""
+    for process in processes:
         if process.is_alive():
+            os.kill(process.pid, signal.SIGUSR1)
+            process.join(1.0)
             process.kill()
-            raise RuntimeError(f"a process has not ended after {ENDS_WITHIN} seconds")
+            process.join()
+    return "; ".join(path.read_text() for path in folder.parent.glob(f"{folder.name}.stack-*"))
 
 
 def to_the_end(trial: Trial, folder: Path) -> bool:
     started = trial.start(folder)
-    wait_for(started)
+    wait_for(started, folder)
     return all(process.exitcode == 0 for process in started)
 
 
@@ -151,7 +179,7 @@ def at_any_moment(trial: Trial, folder: Path, whole: float, draw: random.Random)
     victim = started[draw.randrange(len(started))]
     victim.join(draw.uniform(0, whole))
     victim.kill()
-    wait_for(started)
+    wait_for(started, folder)
     return any(process.exitcode for process in started)
 
 
@@ -179,14 +207,14 @@ def limit_files(size: int) -> None:
 
 def while_saving(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
     (process,) = trial.start(folder, partial(die_at_save, draw.randrange(60)))
-    wait_for([process])
+    wait_for([process], folder)
     return bool(process.exitcode)
 
 
 def with_a_full_disk(trial: Trial, folder: Path, whole: float, draw: random.Random) -> bool:
     size = int(2 ** draw.uniform(6, 17))
     (process,) = trial.start(folder, partial(limit_files, size))
-    wait_for([process])
+    wait_for([process], folder)
     if process.exitcode not in (0, UNCAUGHT):
         raise RuntimeError(f"a full disk ended the run with exit code {process.exitcode}")
     if process.exitcode and str(folder) not in Path(f"{folder}.log").read_text().splitlines()[-1]:

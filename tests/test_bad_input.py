@@ -65,6 +65,7 @@ def test_a_training_config_names_the_field(name, value):
         ({"prunable": None}, "prunable must be a list of strings, got None"),
         ({"method": []}, r"unknown method \[\]"),
         ({"protocol": None}, "unknown protocol None"),
+        ({"prune_rate": 1e-320, "target_remaining": 0.1}, "prune_rate must be in .*, got 1e-320"),
     ],
 )
 def test_a_search_config_names_the_field(values, message):

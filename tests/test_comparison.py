@@ -1,7 +1,6 @@
 """Comparisons: what is run, kept, shared, and not run twice."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,7 +141,7 @@ def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
         searches[:1],
         fresh,
         data,
-        TrainingConfig(epochs=1, batch_size=8, learning_rate=math.inf),
+        TrainingConfig(epochs=1, batch_size=8, learning_rate=1e30),
         output_dir=tmp_path,
         accelerator=Accelerator(cpu=True),
         rounds=(2,),

@@ -121,7 +121,8 @@ class SignedMaskConfig:
         for kind in self.prunable:
             _one_of("prunable", kind, PRUNABLE_KINDS)
         _require(bool(self.prunable), "prunable", self.prunable, f"at least one of {', '.join(PRUNABLE_KINDS)}")
-        _require(_is_number(self.prune_rate) and 0 < self.prune_rate < 1, "prune_rate", self.prune_rate, "in (0, 1)")
+        rate = self.prune_rate
+        _require(_is_number(rate) and 0 < 1 - rate < 1, "prune_rate", rate, "in (0, 1)")  # 1e-320 would prune nothing
         for name in ("warmup_epochs", "epochs_per_round", "seed"):
             value = getattr(self, name)
             _require(_is_whole(value) and value >= 0, name, value, "a whole number, 0 or more")
