@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
+from ..experiments.panels import require_matplotlib
 from ..experiments.report import TABLE_FILE
 from ..models import ARCHITECTURES, fresh_network
 from ..paper import RECIPES
@@ -69,12 +70,18 @@ def comparison_parser(description: str | None, argv: Sequence[str] | None) -> Co
         metavar="N",
         help="of --rounds: barriers to the solution and against SGD noise; each start trains twice",
     )
+    group.add_argument("--no_plots", action="store_true", help="go on where there is no matplotlib to draw them with")
     recipe_option(parser)
     training_options(parser, row.final)
     return parser
 
 
 def run(given: argparse.Namespace) -> None:
+    if not given.no_plots:
+        try:
+            require_matplotlib()
+        except ModuleNotFoundError as error:
+            raise SystemExit(f"{error}, or go without them: --no_plots") from error
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
     name = given.model or SearchRound(Path(given.searches[0]), given.rounds[0]).architecture
     if name is None or name not in ARCHITECTURES:

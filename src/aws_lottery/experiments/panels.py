@@ -142,11 +142,18 @@ def _percent(share: float | None) -> float:
     return math.nan if share is None else 100 * share
 
 
-def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:
+def require_matplotlib() -> None:
+    """Raises: ModuleNotFoundError that says what to install: before the hours that end in plots, not after them."""
     try:
-        from matplotlib.figure import Figure  # not pyplot, which would keep figures and may want a screen
+        import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'aws-lottery[plots]'") from error
+
+
+def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:
+    require_matplotlib()
+    from matplotlib.figure import Figure  # not pyplot, which would keep figures and may want a screen
+
     figure = Figure(figsize=(4.2 * across + 2.8, 3.4 * down), layout="constrained")
     figure.suptitle(heading, fontsize="medium")
     panels = figure.subplots(down, across, squeeze=False, **options)
