@@ -10,6 +10,7 @@ from torch import nn
 
 from aws_lottery import AWSPruner, GemMiner, Provenance, SignedMask, SignedMaskConfig
 from aws_lottery.mask_file.sparse_weights import load_state_file
+from aws_lottery.parameters import norm_interpolation
 
 ALL = [(method, protocol) for method in ("aws", "lrr", "imp", "wr") for protocol in ("paper", "released-code")]
 
@@ -154,13 +155,13 @@ def test_psi_init_of_a_trained_network_is_that_of_a_fresh_one_when_given(convnet
     fresh, mask = make_convnet(), SignedMask.from_model(convnet)
     trained = convnet[1].weight.detach().clone()
     pruner = AWSPruner(convnet, config(), mask=mask, psi_init=fresh.state_dict())
-    assert convnet[1].get_buffer("_aws_init_weight").tolist() == [1.0] * 8
+    assert norm_interpolation.state(convnet)["1._aws_init_weight"].tolist() == [1.0] * 8
     assert torch.equal(convnet[1].weight, trained)
     assert not caplog.records
     pruner.detach()
     AWSPruner(convnet, config(), mask=mask)
     assert "look trained ('1.bias'), and are taken for psi_init" in caplog.text
-    assert torch.equal(convnet[1].get_buffer("_aws_init_weight"), trained)
+    assert torch.equal(norm_interpolation.state(convnet)["1._aws_init_weight"], trained)
 
 
 def test_psi_init_that_does_not_fit_is_refused(convnet):
