@@ -155,7 +155,7 @@ def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figu
     from matplotlib.figure import Figure  # not pyplot, which would keep figures and may want a screen
 
     figure = Figure(figsize=(4.2 * across + 2.8, 3.4 * down), layout="constrained")
-    figure.suptitle(heading, fontsize="medium")
+    figure.suptitle(heading, fontsize="medium", wrap=True)
     panels = figure.subplots(down, across, squeeze=False, **options)
     for axes in panels.flat:
         axes.grid(alpha=0.3)
