@@ -96,12 +96,17 @@ def test_each_stage_tells_what_its_training_cost(whole):
         assert line["seconds"] == pytest.approx(2 * 32 / line["images_per_second"], abs=0.006)  # both are rounded
 
 
-def test_the_hours_are_estimated_once_after_the_first_steps(tmp_path, monkeypatch, capfd):
+def test_the_time_is_estimated_once_after_the_first_steps(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("aws_lottery.runs.progress.ESTIMATE_AFTER", (3, 0.0))
     search(tmp_path)
-    assert re.findall(r"about (\S+) hours for all 32 steps, (\S+) of them left", capfd.readouterr().out) == [
-        ("0.0", "0.0")
-    ]
+    printed = capfd.readouterr().out
+    assert len(re.findall(r"about \d+ s for all 32 steps, \d+ s of them left", printed)) == 1
+    assert re.findall(r"(\S+ ?\S+)  (\S+) remaining  loss \S+  accuracy \S+  0 s", printed) == [
+        ("warm-up", "1.0000"),
+        ("round 1/3", "1.0000"),
+        ("round 2/3", "0.8021"),
+        ("round 3/3", "0.6458"),
+    ]  # no bar, as stderr is no terminal
 
 
 def dict_of(mask) -> dict:

@@ -12,7 +12,7 @@ from test_recipes import run_here
 class Kept(tracking.GeneralTracker):
     """A tracker that remembers; accelerate makes it as it makes its own."""
 
-    name = "tensorboard"
+    name: str = "tensorboard"
     requires_logging_directory = True
     all: ClassVar[list["Kept"]] = []
 
@@ -32,10 +32,14 @@ class Kept(tracking.GeneralTracker):
         self.logged.append((step, values))
 
 
-def search(monkeypatch, tmp_path) -> list[dict[str, Any]]:
+class KeptToo(Kept):
+    name = "trackio"
+
+
+def search(monkeypatch, tmp_path, *trackers: str) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
     monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
-    arguments = ["--model", "resnet20", "--output_dir", tmp_path / "run", "--report_to", "tensorboard"]
+    arguments = ["--model", "resnet20", "--output_dir", tmp_path / "run", "--report_to", *(trackers or ["tensorboard"])]
     run_here(monkeypatch, "aws_cifar100.py", *arguments)
     return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
 
@@ -54,6 +58,17 @@ def test_a_tracker_gets_the_settings_and_every_stage(monkeypatch, tmp_path):
     expected = {"model": "resnet20", "search.rounds": 2, "training.optimizer": "sgd", "training.ema_decay": "None"}
     assert expected.items() <= tracker.config.items()
     assert all(isinstance(value, bool | int | float | str) for value in tracker.config.values())
+
+
+@pytest.mark.parametrize("names", [("tensorboard", "trackio"), ("all",)])
+def test_several_trackers_get_the_same(monkeypatch, tmp_path, names):
+    monkeypatch.setattr(Kept, "all", [])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Kept)
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", KeptToo)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD, LoggerType.TRACKIO])
+    lines = search(monkeypatch, tmp_path, *names)
+    assert {tracker.name for tracker in Kept.all} == {"tensorboard", "trackio"}
+    assert [[values for _, values in tracker.logged] for tracker in Kept.all] == [lines, lines]
 
 
 @pytest.mark.filterwarnings("ignore")  # tensorboard's own

@@ -1,4 +1,4 @@
-"""How figures are shown: mean and standard deviation, and Markdown tables."""
+"""How figures are shown: mean and standard deviation, times and sizes, Markdown tables."""
 
 import math
 import statistics
@@ -22,3 +22,19 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; the cells are written as they are."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def duration_text(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def size_text(size: float) -> str:
+    """Bytes as `980 B`, `1.2 kB`, `3.4 MB`, `5.6 GB`; powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

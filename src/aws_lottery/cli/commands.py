@@ -11,15 +11,14 @@ def overview() -> str:
     """What `aws-lottery --help` prints."""
     longest = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{longest}}  {first_line(name)}" for name in COMMANDS)
-    return f"""usage: {PROGRAM} COMMAND [options]
+    return f"""usage: {PROGRAM} COMMAND [options] | --help | --version
 
-Find, ship and apply winning signs: sparse signed masks with which any fresh
-initialization trains like the dense network.
+Find, ship and apply winning signs: sparse signed masks for fresh initializations.
 
 commands:
 {commands}
 
-`{PROGRAM} COMMAND --help` has a command's options, and examples; --version the version."""
+`{PROGRAM} COMMAND --help` has the options of a command, and examples."""
 
 
 def first_line(name: str) -> str:

@@ -25,6 +25,7 @@ from ..criteria import CRITERIA
 from ..models import ARCHITECTURES, fresh_network, model_code
 from ..paper import RECIPES, Settings
 from ..runs.search import OF_FINAL_TRAINING, find_signed_mask, round_folder
+from ..summaries import size_text
 from ..training import steps_an_epoch
 from .options import (
     accelerator_for,
@@ -129,10 +130,10 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
 
 def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int, remaining: float) -> str:
     assert config.rounds is not None
-    size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1) / 1e9  # weights, a moment (Adam has two), masks
+    size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1)  # weights, a moment (Adam has two), masks
     remaining *= (1 - config.prune_rate) ** config.rounds
     return (
         f"{config.method}, {config.rounds} rounds to {remaining:.3f} remaining: "
         f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
-        f"about {size:.2f} GB of checkpoint. An estimate of the hours follows after the first steps."
+        f"checkpoints of about {size_text(size)}. An estimate of the time follows after the first steps."
     )

@@ -19,6 +19,7 @@ from ..models import ARCHITECTURES
 from ..paper import RECIPES, Settings
 from ..processes import warn_if_alone
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
+from .logs import start_logging
 from .parser import OPTIONS_FILE, CommandParser, choice, options_text, said
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,6 @@ def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = Map
     from accelerate import Accelerator, DataLoaderConfiguration
 
     trackers = _trackers(given.report_to)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("aws_lottery").setLevel(logging.INFO)
     if given.threads:
         torch.set_num_threads(given.threads)
     accelerator = Accelerator(
@@ -119,6 +118,8 @@ def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = Map
         log_with=trackers or None,
         project_dir=given.output_dir,
     )
+    if accelerator.is_local_main_process:
+        start_logging(given.output_dir if accelerator.is_main_process else None)
     warn_if_alone(accelerator)
     if trackers:
         accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(given), **settings})))

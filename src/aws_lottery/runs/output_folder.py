@@ -98,7 +98,7 @@ class Run:
     def after_step(self, training: Training) -> None:
         """To be called after every optimizer step; saves when it is time, and ends when asked to."""
         self.steps += 1
-        self.progress.step()
+        self.progress.step(training)
         if self.accelerator.num_processes > 1 and self.steps % 10:
             return  # processes agree on what to do next every tenth step only
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds

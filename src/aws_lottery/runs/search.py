@@ -21,7 +21,7 @@ from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights,
 from ..parameters.unwrap import parameters_of, state_of, unwrap
 from ..preflight import check_fit
 from ..processes import together
-from ..pruner import AWSPruner
+from ..pruner import AWSPruner, Stage
 from ..sharding import as_laid_out, is_sharded_model
 from ..signs import check_initialized
 from ..starting import MaskSource, as_mask
@@ -162,7 +162,7 @@ def find_signed_mask(
         for stage in pruner.rounds(on_mask=keep, solution_epochs=solution_epochs):
             if under_way is None:
                 run.save()
-            run.progress.bar.set_description(f"round {stage.index}/{stage.rounds}, {stage.remaining:.3f} remaining")
+            run.progress.stage(_name_of(stage))
             loss = train(
                 pruner.model,
                 data,
@@ -184,6 +184,7 @@ def find_signed_mask(
                     accelerator=accelerator,
                     recalibrated=PROTOCOLS[config.protocol].recalibrate,
                 )
+            run.progress.stage_done(metrics)
             run.log(metrics)
         found = pruner.signed_mask()
         if solution_epochs:
@@ -210,6 +211,15 @@ def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
             f"another in a folder of its own from the last mask: mask='{round_folder(folder, rounds)}'"
         )
     return True
+
+
+def _name_of(stage: Stage) -> str:
+    """As the bar and the lines of the run show it; all of one length."""
+    if stage.index > stage.rounds:
+        name = "solution"
+    else:
+        name = f"round {stage.index}/{stage.rounds}" if stage.index else "warm-up"
+    return f"{name:<{len(f'round {stage.rounds}/{stage.rounds}')}}  {stage.remaining:.4f} remaining"
 
 
 def _read_again(folder: Path, model: nn.Module) -> SignedMask:
