@@ -80,9 +80,12 @@ def _share_of_ties(values: Tensor, mask: Tensor, threshold: int, ties: int, wide
     """
     if not ties or not is_sharded(mask):
         return ties, 0
-    keys = torch.cat([*_keys(local(values), local(mask), wide)])
-    tied = (keys == threshold).logical_and_(local(mask).reshape(-1) != 0).nonzero().flatten()
-    places, first = positions(mask, tied), bool(counted({"": mask}))
+    chunks = zip(_keys(local(values), local(mask), wide), local(mask).reshape(-1).split(_CHUNK), strict=True)
+    tied = [
+        (keys == threshold).logical_and_(was != 0).nonzero().flatten() + index * _CHUNK
+        for index, (keys, was) in enumerate(chunks)
+    ]
+    places, first = positions(mask, torch.cat(tied)), bool(counted({"": mask}))
 
     def below(index: int) -> tuple[int, int]:
         """Ties before an index of the whole tensor: here, and in all processes."""
