@@ -112,7 +112,7 @@ def test_an_analysis_of_each_round_is_kept(compared):
 
 def test_what_is_done_is_not_done_again(compared, searches, data, monkeypatch):
     rows, folder = compared
-    monkeypatch.setattr("aws_lottery.experiments.comparison.final_training", None)
+    monkeypatch.setattr("aws_lottery.experiments.trainings.final_training", None)
     monkeypatch.setattr("aws_lottery.experiments.measurements.error_barrier", None)
     again = comparison(searches, data, folder, transfers=("dense", "solution", "signs", "lrr:signs-norm"))
     assert again.run() == rows
@@ -157,7 +157,7 @@ def test_a_training_that_diverges_is_a_result(searches, data, tmp_path):
 def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, data, monkeypatch):
     _, folder = compared
     other = comparison(searches, data, folder, transfers=("signs",))
-    other.training = TrainingConfig(epochs=2, batch_size=8)
+    other.trainings = replace(other.trainings, training=TrainingConfig(epochs=2, batch_size=8))
     with pytest.raises(CheckpointError, match="holds a run with other settings"):
         other.run()
     wrong = comparison(searches[:1], data, folder, transfers=("signs",))
@@ -177,7 +177,9 @@ def warmed_up(data: ImageData) -> nn.Module:
 def test_the_solution_of_a_method_that_rewinds_starts_from_what_it_rewinds_to(method, data, tmp_path):
     """A(theta_0 * m_T) and A(theta_warmup * m_T), Section 3.1."""
     folder = search(tmp_path / "search", data, method)
-    start = comparison([folder], data, tmp_path / "compared")._start(SearchRound(folder, 2), "solution", seed=1)
+    start = comparison([folder], data, tmp_path / "compared").trainings.start(
+        SearchRound(folder, 2), "solution", seed=1
+    )
     rewound, mask = fresh(0) if method == "imp" else warmed_up(data), SignedMask.from_pretrained(folder / "round-02")
     with torch.no_grad():
         rewound[0].weight.mul_(mask["0.weight"] != 0)
@@ -200,7 +202,7 @@ def test_under_released_code_a_solution_starts_at_the_accuracy_that_its_search_r
     assert [row.accuracy for row in rows if row.kind == "analysis"] == reported[1:]
     assert {row.protocol for row in rows} == {"released-code"}  # dense too
 
-    start = one._start(SearchRound(folder, 2), "solution", seed=1)
+    start = one.trainings.start(SearchRound(folder, 2), "solution", seed=1)
     assert start[1].num_batches_tracked == 3 * (32 // 8)  # of a warm-up and two rounds: what the search left
     recalibrate(start, batches(data.train, 8, seed=0))
     assert start[1].num_batches_tracked == 32 // 8

@@ -134,3 +134,11 @@ def test_every_recipe_is_run_by_a_test():
         "evidence.py",
         "train_from_mask.py",
     }
+
+
+def test_the_verify_recipe_leaves_a_verdict(tmp_path, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    folder = ROOT / "model_cards" / "digits"
+    run_here(monkeypatch, "verify_digits.py", "--folder", folder, "--output_dir", tmp_path)
+    assert "| **dense**: " in capfd.readouterr().out
+    assert len(json.loads((tmp_path / "verdict.json").read_text())["claims"]) == 6

@@ -68,7 +68,9 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
     path.write_text("{\n")
     with pytest.raises(ValueError, match="line 1: not JSON"):
         read_results(path)
-    with pytest.raises(ValueError, match="'kind' must be one of accuracy, stability, lmc, analysis, got 'speed'"):
+    with pytest.raises(
+        ValueError, match="'kind' must be one of accuracy, stability, between-inits, lmc, analysis, got 'speed'"
+    ):
         row_from_dict({"kind": "speed"})
 
 

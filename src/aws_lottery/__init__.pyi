@@ -12,6 +12,9 @@ from .data import load_data as load_data
 from .evaluation import evaluate as evaluate
 from .evaluation import recalibrate as recalibrate
 from .experiments.comparison import Comparison as Comparison
+from .experiments.verdict import Verdict as Verdict
+from .experiments.verify import verify as verify
+from .experiments.winning_sign import Margins as Margins
 from .gem_miner import GemMiner as GemMiner
 from .gem_miner import pruner_for as pruner_for
 from .integrations.held_mask import HeldMask as HeldMask

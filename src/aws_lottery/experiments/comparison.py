@@ -1,28 +1,20 @@
 """`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from .. import checked_tensors
-from ..config import PROTOCOLS
 from ..data import ImageData
-from ..mask_file.sparse_weights import load_weights, solution_weights
-from ..processes import any_process
-from ..runs.checkpoint import CheckpointError, claim
-from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
-from ..runs.lock import do_all, written_once
-from ..strict_json import read_file
+from ..mask_file.sparse_weights import load_weights
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
-from .jobs import Job, Plan, SearchRound, every_round
-from .measurements import Measure
+from .jobs import Plan, SearchRound, every_round
 from .report import write_report
-from .results import Accuracy, Analysis, Line, Origin, Row, row_from_dict, row_to_dict
+from .results import Analysis, Row
+from .trainings import Trainings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,7 +56,6 @@ class Comparison:
         barrier_seeds: Sequence[int] | None = None,
     ):
         self.searches = [Path(folder) for folder in searches]
-        self.fresh, self.data, self.training = fresh, data, training
         self.folder, self.accelerator = Path(output_dir), accelerator
         self.plan = Plan(
             rounds=[SearchRound(search, index) for index in rounds for search in self.searches],
@@ -74,20 +65,29 @@ class Comparison:
             barrier_seeds=tuple(seeds if barrier_seeds is None else barrier_seeds),
         )
         _check(self.plan)
-        self.protocol = self.plan.rounds[0].protocol
-        self.measure = Measure(data, training.batch_size, PROTOCOLS[self.protocol].recalibrate, accelerator)
+        self.trainings = Trainings(
+            folder=self.folder,
+            fresh=fresh,
+            data=data,
+            training=training,
+            protocol=self.plan.rounds[0].protocol,
+            accelerator=accelerator,
+            model=self.plan.rounds[0].architecture,
+        )
 
     def run(self) -> list[Row]:
         """Do what is not done, wait for what other processes do, and write results.jsonl, table.md, plots and cards.
 
         Returns: the rows of results.jsonl.
         """
-        settings = {"training": asdict(self.training), "dataset": self.data.name, "images": len(self.data.train)}
-        with self.accelerator.main_process_first():
-            claim(self.folder, settings, resume=True)
-        names = {"model": self.plan.rounds[0].architecture, "dataset": self.data.name}
-        parts = (self._trainings, self._lines, self._analyses)
-        rows = [replace(row, **names) for part in parts for row in do_all(part(), self.accelerator)]
+        self.trainings.claim()
+        rows = self.trainings.rows(
+            [
+                lambda: self.trainings.of(self.plan.jobs()),
+                lambda: self.trainings.between(self.plan.lines()),
+                self._analyses,
+            ]
+        )
         if self.accelerator.is_main_process:
             try:
                 write_report(self.folder, rows, self.plan.rounds)
@@ -96,73 +96,17 @@ class Comparison:
         self.accelerator.wait_for_everyone()
         return rows
 
-    def _trainings(self) -> list[Callable[[], Row]]:
-        return [partial(self._train, job) for job in self.plan.jobs()]
-
-    def _lines(self) -> list[Callable[[], Row]]:
-        """Of the trainings that did not fail; a row says which did."""
-        trained = {job for job in self.plan.jobs() if self._train(job).failed is None}
-        return [
-            partial(self._once, f"{kind}-{job.name}", self._origin(job), partial(self._line, kind, job, end))
-            for kind, job, end in self.plan.lines()
-            if {job, end} <= trained
-        ]
-
     def _analyses(self) -> list[Callable[[], Row]]:
         return [
-            partial(self._once, f"analysis-{one.name}", one.origin, partial(self._analysis, one))
+            partial(self.trainings.once, f"analysis-{one.name}", one.origin, partial(self._analysis, one))
             for one in every_round(self.searches)
         ]
 
-    def _train(self, job: Job) -> Accuracy:
-        """The row of a final training, which is done if it has not been."""
-        folder = self.folder / "trainings" / job.name
-        origin = self._origin(job)
-        if not any_process((folder / RESULT_FILE).exists(), self.accelerator):  # another run may be done with it now
-            protocol = PROTOCOLS[self.protocol]
-            self.accelerator.print(job.name)
-            final_training(
-                self._start(job.search_round, job.transfer, job.seed if protocol.seeded_init else job.data_seed),
-                self.data,
-                self.training,
-                output_dir=folder,
-                accelerator=self.accelerator,
-                identity={"kind": "accuracy", **asdict(origin), "transfer": job.transfer, "seed": job.seed},
-                seed=job.data_seed,
-                recalibrated=protocol.recalibrate,
-            )
-        row = _checked(folder / RESULT_FILE, read_file(folder / RESULT_FILE), origin)
-        assert isinstance(row, Accuracy)
-        return row
-
-    def _origin(self, job: Job) -> Origin:
-        return job.search_round.origin if job.search_round else Origin(remaining_total=1.0, protocol=self.protocol)
-
-    def _start(self, search_round: SearchRound | None, name: str, seed: int) -> nn.Module:
-        model, transfer = self.fresh(seed), TRANSFERS[name]
-        if search_round is not None:
-            weights = solution_weights(search_round.folder, search_round.mask) if transfer.needs_weights else None
-            transfer_(model, transfer, search_round.mask, weights=weights, seed=seed)
-        return model
-
-    def _trained(self, job: Job) -> nn.Module:
-        model = self.fresh(job.seed)
-        weights, _ = checked_tensors.read(self.folder / "trainings" / job.name / MODEL_FILE)
-        model.load_state_dict(weights)
-        return model.to(self.accelerator.device)
-
-    def _line(self, kind: Literal["stability", "lmc"], job: Job, end: Job) -> Line:
-        return self.measure.line(kind, job, self._origin(job), self._trained(job), self._trained(end))
-
     def _analysis(self, search_round: SearchRound) -> Analysis:
-        model, mask = self.fresh(0), search_round.mask
+        fresh, mask = self.trainings.fresh, search_round.mask
+        model = fresh(0)
         transfer_(model, TRANSFERS["solution"], mask, weights=load_weights(search_round.folder, mask))
-        return self.measure.analysis(search_round, model, self.fresh)
-
-    def _once(self, name: str, origin: Origin, measure: Callable[[], Row]) -> Row:
-        """The row in the file `name`, which is measured if there is none. Raises: Busy if another process is at it."""
-        path = self.folder / "measurements" / f"{name}.json"
-        return _checked(path, written_once(path, lambda: row_to_dict(measure()), self.accelerator), origin)
+        return self.trainings.measure.analysis(search_round, model, fresh)
 
 
 def _check(plan: Plan) -> None:
@@ -188,19 +132,3 @@ def _check(plan: Plan) -> None:
     if len(protocols) > 1:
         which = " and ".join(f"{name} ({protocol})" for protocol, name in protocols.items())
         raise ValueError(f"{which} are measured in different ways; compare searches under one protocol")
-
-
-def _checked(path: Path, values: Mapping[str, Any], origin: Origin) -> Row:
-    """The row in `path`. Raises: CheckpointError if it was measured of another mask, or under another protocol."""
-    row = row_from_dict(values, path)
-    if row.signed_mask != origin.signed_mask:
-        raise CheckpointError(
-            f"{path} is of another search: its signed mask is {row.signed_mask}, not "
-            f"{origin.signed_mask}; take another output folder"
-        )
-    if row.protocol != origin.protocol:
-        raise CheckpointError(
-            f"{path} was measured under protocol '{row.protocol}', the search is of '{origin.protocol}'; delete its "
-            "folder to have it measured again, or take another output folder"
-        )
-    return row

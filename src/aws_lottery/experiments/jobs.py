@@ -1,16 +1,16 @@
-"""What a comparison is made of: rounds of searches, and final trainings from them; plain data, no work."""
+"""What is trained: masks, with their search or without one, and final trainings from them; plain data, no work."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from ..mask import SignedMask
-from ..mask_file.pretrained import MASK_FILE
+from ..mask_file.pretrained import MASK_FILE, packed
 from ..runs.search import round_folder
-from .results import Origin
+from .results import LineKind, Origin
 
 OTHER_NOISE = 1000  # added to the seed of the data order
 
@@ -60,8 +60,52 @@ class SearchRound:
             remaining=self.mask.remaining,
             remaining_total=self.mask.remaining_total,
             protocol=self.protocol,
-            signed_mask=hashlib.sha256((self.folder / MASK_FILE).read_bytes()).hexdigest()[:16],
+            signed_mask=_digest((self.folder / MASK_FILE).read_bytes()),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class LoneMask:
+    """A signed mask without the search that found it: from the Hub, from a folder, or made by hand.
+
+    Args:
+        weights: folder with the weights that the search left beside it; None: there are none.
+    """
+
+    mask: SignedMask
+    weights: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        if self.weights is None:
+            raise ValueError("the mask has no trained weights beside it; leave out the starts that need them")
+        return self.weights
+
+    @property
+    def protocol(self) -> str:
+        return self.mask.config.protocol if self.mask.config else "paper"
+
+    @property
+    def architecture(self) -> str | None:
+        return self.mask.config.architecture if self.mask.config else None
+
+    @property
+    def name(self) -> str:
+        return "mask"
+
+    @cached_property
+    def origin(self) -> Origin:
+        return Origin(
+            method=self.mask.config.method if self.mask.config else None,
+            remaining=self.mask.remaining,
+            remaining_total=self.mask.remaining_total,
+            protocol=self.protocol,
+            signed_mask=_digest(packed(self.mask)),
+        )
+
+
+def _digest(file: bytes) -> str:
+    return hashlib.sha256(file).hexdigest()[:16]
 
 
 def every_round(searches: Iterable[Path]) -> list[SearchRound]:
@@ -78,14 +122,14 @@ def every_round(searches: Iterable[Path]) -> list[SearchRound]:
 class Job:
     """One final training: A(theta, u), where `seed` makes theta_init and `data_seed` is u."""
 
-    search_round: SearchRound | None  # None: dense
+    source: SearchRound | LoneMask | None  # None: dense
     transfer: str
     seed: int
     data_seed: int
 
     @property
     def name(self) -> str:
-        origin = f"{self.search_round.name}-" if self.search_round else ""
+        origin = f"{self.source.name}-" if self.source else ""
         return f"{origin}{self.transfer}-seed{self.seed}-u{self.data_seed}"
 
     @property
@@ -97,6 +141,18 @@ class Job:
     def is_first(self) -> bool:
         """Whether it is not the second training from its start."""
         return self.seed == self.data_seed
+
+
+class JobLine(NamedTuple):
+    """A line that errors are measured on, from the network that `end` trained to the one that `job` did."""
+
+    kind: LineKind
+    job: Job
+    end: Job
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.job.name}" + ("" if self.end.seed == self.job.seed else f"-to-seed{self.end.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,16 +188,16 @@ class Plan:
         return self.has_barriers(job) and job.seed in self.barrier_seeds
 
     def has_barriers(self, job: Job) -> bool:
-        return job.search_round is not None and job.search_round.round in self.barrier_rounds
+        return isinstance(job.source, SearchRound) and job.source.round in self.barrier_rounds
 
-    def lines(self) -> list[tuple[Literal["stability", "lmc"], Job, Job]]:
-        """Kind, and the trainings at both ends, of every line that a barrier is measured on."""
-        lines: list[tuple[Literal["stability", "lmc"], Job, Job]] = []
+    def lines(self) -> list[JobLine]:
+        """Every line that a barrier is measured on."""
+        lines: list[JobLine] = []
         for job in self.jobs():
-            if job.search_round is None or not self.has_barriers(job) or not job.is_first:
+            if not isinstance(job.source, SearchRound) or not self.has_barriers(job) or not job.is_first:
                 continue
             if self.is_trained_twice(job):
-                lines.append(("stability", job, job.other))
-            if job.transfer != "solution" and "solution" in self.transfers_of(job.search_round):
-                lines.append(("lmc", job, replace(job, transfer="solution")))
+                lines.append(JobLine("stability", job, job.other))
+            if job.transfer != "solution" and "solution" in self.transfers_of(job.source):
+                lines.append(JobLine("lmc", job, replace(job, transfer="solution")))
         return lines

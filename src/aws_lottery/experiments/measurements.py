@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from ..data import ImageData
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import parameters_of
 from .jobs import Job, SearchRound
-from .results import Analysis, Line, Origin
+from .results import Analysis, Line, LineKind, Origin
 from .search_statistics import negative_gammas, sign_flips, with_norms_reset
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Measure:
     recalibrated: bool
     accelerator: "Accelerator"
 
-    def line(self, kind: Literal["stability", "lmc"], job: Job, origin: Origin, a: nn.Module, b: nn.Module) -> Line:
+    def line(self, kind: LineKind, job: Job, origin: Origin, a: nn.Module, b: nn.Module) -> Line:
         """Errors on the line from `b` to `a`, which `job` trained."""
         barrier = error_barrier(
             a,

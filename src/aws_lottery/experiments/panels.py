@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LINES = {  # kind -> title of its panel, its x axis
     "stability": ("stability against SGD noise", "alpha, from A(θ, u') at 0 to A(θ, u) at 1"),
     "lmc": ("path to the solution", "alpha, from the solution at 0 to A(θ, u) at 1"),
+    "between-inits": ("path to another initialization", "alpha, from A(θ', u') at 0 to A(θ, u) at 1"),
 }
 ANALYSES: dict[str, Callable[[Analysis], float]] = {  # y axis -> figure of an Analysis; NaN: there is none
     "sign flips since the round before, %": lambda row: _percent(row.sign_flips),
@@ -38,7 +39,7 @@ def accuracy_figure(rows: Sequence[Row], conditions: Sequence[Condition]) -> "Fi
             curves[start.method, start.transfer][group[0].remaining] = values
             rounds.add(start.round)
     curves = {condition: points for condition, points in curves.items() if points}  # less those that failed first
-    figure, ((axes,),) = _panels(f"{title(rows)}{SPREAD}", 1, 1)
+    figure, ((axes,),) = new_panels(f"{title(rows)}{SPREAD}", 1, 1)
     if len(rounds - {None}) > 1:
         _against_remaining(axes, curves)
         _legend(figure)
@@ -84,16 +85,16 @@ def barrier_figure(
     chosen = [row for row in rows if isinstance(row, Line) and row.kind in kinds and condition_of(row) in conditions]
     kinds = [kind for kind in kinds if any(row.kind == kind for row in chosen)]
     rounds = sorted({row.round or 0 for row in chosen})
-    figure, panels = _panels(f"{title(rows)}{SPREAD}", len(rounds), len(kinds), sharey=True)
+    figure, panels = new_panels(f"{title(rows)}{SPREAD}", len(rounds), len(kinds), sharey=True)
     for index, line in zip(rounds, panels, strict=True):
         for kind, axes in zip(kinds, line, strict=True):
-            here = [row for row in chosen if (row.round, row.kind) == (index, kind)]
+            here = [row for row in chosen if (row.round or 0, row.kind) == (index, kind)]
             for condition in conditions:
                 if group := [row for row in here if condition_of(row) == condition]:
                     errors = list(zip(*(row.errors for row in group), strict=True))
                     _curve(axes, group[0].alphas, errors, condition)
             name, x = LINES[kind]
-            remaining = next(row.remaining for row in chosen if row.round == index)
+            remaining = next(row.remaining for row in chosen if (row.round or 0) == index)
             axes.set_title(f"{name}, {remaining:.3f} remaining", fontsize="medium")
             axes.set(xlabel=x, ylabel="test error, %")
             axes.label_outer()
@@ -108,7 +109,7 @@ def condition_of(row: Line) -> Condition:
 def analysis_figure(rows: Sequence[Row]) -> "Figure":
     """What a search does from round to round."""
     analyses = sorted((row for row in rows if isinstance(row, Analysis)), key=lambda row: row.round or 0)
-    figure, (panels,) = _panels(title(rows), 1, len(ANALYSES))
+    figure, (panels,) = new_panels(title(rows), 1, len(ANALYSES))
     for method in sorted({str(row.method) for row in analyses}):
         group = [row for row in analyses if row.method == method]
         rounds, style, name = [row.round or 0 for row in group], look((method, "solution")), method.upper()
@@ -150,7 +151,8 @@ def require_matplotlib() -> None:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'aws-lottery[plots]'") from error
 
 
-def _panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:
+def new_panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:
+    """A figure with a heading and its panels, row by row. Raises: as `require_matplotlib`."""
     require_matplotlib()
     from matplotlib.figure import Figure  # not pyplot, which would keep figures and may want a screen
 

@@ -13,6 +13,8 @@ from ..connectivity import Barrier
 from ..strict_json import read_object, to_json, with_checksum, without_checksum
 from ..transfers import TRANSFERS
 
+LineKind = Literal["stability", "between-inits", "lmc"]
+
 
 class Start(NamedTuple):
     """Where trainings start that differ in their seeds alone: a line of a table, a point of a curve."""
@@ -24,7 +26,8 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The round of a search that something was measured of; a dense network has neither method nor round.
+    """The round of a search that something was measured of; a dense network has neither method nor round, and a mask
+    whose search is not known may lack both.
 
     Args:
         remaining: share of the prunable weights.
@@ -81,10 +84,10 @@ class Line(_FromStart):
 
     Args:
         kind: what the other one is: `stability`, trained from the same start with another data order; `lmc`, the
-            solution of the same search and round.
+            solution of the same search and round; `between-inits`, the same start of another initialization.
     """
 
-    kind: Literal["stability", "lmc"]
+    kind: LineKind
     alphas: Sequence[float]
     errors: Sequence[float]
 
@@ -114,7 +117,11 @@ class Analysis(Origin):
 
 
 Row = Accuracy | Line | Analysis
-KINDS: dict[str, type[Row]] = {"accuracy": Accuracy, "stability": Line, "lmc": Line, "analysis": Analysis}
+KINDS: dict[str, type[Row]] = {
+    "accuracy": Accuracy,
+    **dict.fromkeys(get_args(LineKind), Line),
+    "analysis": Analysis,
+}
 R = TypeVar("R", Accuracy, Line)
 
 

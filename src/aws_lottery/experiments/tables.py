@@ -7,9 +7,10 @@ from ..mask_file.provenance import Result
 from ..paper import SOURCE, Reported, reported
 from ..summaries import markdown_table, mean_std_text
 from ..transfers import TRANSFERS
-from .results import Accuracy, Analysis, Line, Origin, Row, Start, by_start, first_trainings
+from .results import Accuracy, Analysis, Line, LineKind, Origin, Row, Start, by_start, first_trainings
 
 Values = Sequence[float]
+_BETWEEN: dict[LineKind, str] = {"stability": "stability", "lmc": "LMC", "between-inits": "two inits"}
 _PAPER = "paper, after training"
 
 LEGEND = """\
@@ -24,6 +25,7 @@ latter is 0 the line has no hump, and the barrier says only that the ends differ
 excess over the line between the errors of the ends. Stability: both are trained from one start, with different data
 orders. LMC: the other one is the solution of the same search and round. Two networks that have learned nothing have a
 barrier of about 0 too: look at the ends."""
+INITS_LEGEND = "Two inits: the other one is trained from another initialization under the same signs."
 ANALYSIS_LEGEND = """\
 Of the network as the search left it, pruned and not trained further: weights that changed sign since the round before,
 of those left in both; scales of normalization layers below 0; accuracy as it is, and with normalization layers reset to
@@ -53,25 +55,26 @@ def table(rows: Sequence[Row]) -> str:
         rows: of one comparison. Columns that would be empty are left out, as are tables.
     """
     accuracies, analyses = _accuracies(rows), _analyses(rows)
-    barriers = [*_barriers(rows, "stability", "stability"), *_barriers(rows, "lmc", "LMC")]
+    barriers = [line for kind, name in _BETWEEN.items() for line in _barriers(rows, kind, name)]
     parts = [
         title(rows),
         *map(_without_empty_columns, (accuracies, barriers, analyses)),
         LEGEND,
         PAPER_LEGEND if any(line[_PAPER] for line in accuracies) else "",
         BARRIER_LEGEND if barriers else "",
+        INITS_LEGEND if any(row.kind == "between-inits" for row in rows) else "",
         ANALYSIS_LEGEND if analyses else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def results_for_card(rows: Sequence[Row], method: str, round: int) -> list[Result]:
+def results_for_card(rows: Sequence[Row], method: str | None, round: int | None) -> list[Result]:
     """What was measured with the mask of one search and round, and dense; trainings that failed are left out."""
     results = []
     for start, group in first_trainings(rows).items():
         done = [(row.after, row.before) for row in group if row.after is not None]
         if done and (start.method is None or (start.method, start.round) == (method, round)):
-            condition = label(start.method, start.transfer).removeprefix(f"{method.upper()}: ")
+            condition = label(start.method, start.transfer).removeprefix(f"{str(method).upper()}: ")
             values, before = zip(*done, strict=True)
             results.append(Result(condition, group[0].dataset or "a data set not named", values, before))
     return results

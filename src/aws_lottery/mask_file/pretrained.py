@@ -41,7 +41,7 @@ def write(folder: Path, mask: "SignedMask", card: str) -> None:
 
     Raises: ValueError, before anything is written, for what can't be kept; OSError.
     """
-    signs_file = _signs_file(mask)
+    signs_file = packed(mask)
     digest = hashlib.sha256(signs_file).hexdigest()
     config_file = (to_json(with_checksum(_config(mask, digest)), indent=2) + "\n").encode()
     staged = _staged(folder, digest)
@@ -58,7 +58,8 @@ def write(folder: Path, mask: "SignedMask", card: str) -> None:
     remove_leftovers(folder)
 
 
-def _signs_file(mask: "SignedMask") -> bytes:
+def packed(mask: "SignedMask") -> bytes:
+    """What `write` puts into the file of the signs."""
     roles = {
         "parameters": mask.parameters,
         "signed": mask.signed,

@@ -1,0 +1,152 @@
+"""`verify`: is this mask a winning sign? Final trainings from it and from its controls, and a verdict on each claim.
+
+    verdict = verify("org/resnet50-aws-0.14", fresh, data, TrainingConfig(), output_dir="verified", seeds=range(1, 6))
+    verdict["mask"].verdict     # "holds", "does not hold" or "not enough seeds"
+    print(verdict)              # all claims, a Markdown table
+
+docs/verify.md says what is claimed, how it is tested and what a verdict means.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..data import ImageData
+from ..mask import SignedMask
+from ..mask_file.hub import is_folder
+from ..mask_file.sparse_weights import solution_weights
+from ..training_config import TrainingConfig
+from .claims import judge
+from .jobs import Job, JobLine, LoneMask
+from .panels import require_matplotlib
+from .trainings import Trainings
+from .verdict import Verdict, write_verdict
+from .winning_sign import CONTROLS, Margins, claims_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def verify(
+    mask: SignedMask | str | Path,
+    fresh: Callable[[int], nn.Module],
+    data: ImageData,
+    training: TrainingConfig,
+    *,
+    output_dir: str | Path,
+    seeds: Sequence[int] = (1, 2, 3, 4, 5),
+    margins: Margins = Margins(),  # noqa: B008  frozen
+    revision: str | None = None,
+    weights: str | Path | None = None,
+    accelerator: "Accelerator | None" = None,
+    plots: bool = True,
+    benchmark: tuple[str, str] | None = None,
+) -> Verdict:
+    """Train dense, with the signs and with each control from every seed's initialization, and judge the claims.
+
+    Started again in the same folder, what is done is not done again, and other margins or more seeds take only what is
+    missing; several processes may share the work. Writes results.jsonl, verdict.json, verdict.md, plots/ and mask/,
+    the mask with a card that states what was found.
+
+    Args:
+        mask: itself, its folder, or its id on the Hub.
+        fresh: seed -> a freshly initialized network; not the initialization that the search started from.
+        training: of every final training. With the signs there are two a seed, for stability against SGD noise.
+        seeds: of initialization and data order; a verdict takes two or more, usually five.
+        margins: which differences count.
+        revision: of a mask on the Hub.
+        weights: folder of the weights that the search left; None: that of the mask, if they are there. With them the
+            solution is trained, too, and the line to it measured.
+        accelerator: None: one on the GPU if there is one, else on the CPU.
+        plots: whether to draw; takes matplotlib.
+        benchmark: `(data set, task)`, ids of a benchmark on the Hub; writes `.eval_results/` beside the mask's card.
+    Raises: ValueError for a mask without signs or that does not fit, and for seeds that are not different;
+        ModuleNotFoundError without matplotlib; CheckpointError if output_dir is of another mask, data or training; as
+        `SignedMask.from_pretrained`.
+    """
+    if plots:
+        require_matplotlib()
+    source = _source(mask, revision, weights)
+    seeds = tuple(seeds)
+    _check(source.mask, fresh, seeds)
+    accelerator = accelerator or _usual_accelerator()
+    trainings = Trainings(
+        folder=Path(output_dir),
+        fresh=fresh,
+        data=data,
+        training=training,
+        protocol=source.protocol,
+        accelerator=accelerator,
+        model=source.architecture,
+    )
+    trainings.claim(signed_mask=source.origin.signed_mask)
+    rows = trainings.rows(
+        [lambda: trainings.of(_jobs(source, seeds)), lambda: trainings.between(_lines(source, seeds))]
+    )
+    chance = 100 / data.num_classes
+    findings = judge(
+        claims_of(rows, chance=chance, margins=margins), level=margins.level, resolution=100 / len(data.test)
+    )
+    verdict = Verdict(findings=findings, rows=rows, margins=margins, chance=chance)
+    if accelerator.is_main_process:
+        write_verdict(trainings.folder, verdict, source.mask, plots=plots, benchmark=benchmark)
+    accelerator.wait_for_everyone()
+    return verdict
+
+
+def _source(mask: SignedMask | str | Path, revision: str | None, weights: str | Path | None) -> LoneMask:
+    """Raises: FileNotFoundError if there are no weights in a folder that was named for them."""
+    signs = mask if isinstance(mask, SignedMask) else SignedMask.from_pretrained(mask, revision=revision)
+    if weights is not None:
+        solution_weights(weights, signs)
+        return LoneMask(signs, Path(weights))
+    if isinstance(mask, SignedMask) or not is_folder(mask):
+        return LoneMask(signs)
+    try:
+        solution_weights(mask, signs)
+    except FileNotFoundError:
+        return LoneMask(signs)
+    return LoneMask(signs, Path(mask))
+
+
+def _check(mask: SignedMask, fresh: Callable[[int], nn.Module], seeds: Sequence[int]) -> None:
+    """Raises: ValueError for what would fail only after the dense trainings."""
+    if not mask.signed:
+        raise ValueError("the mask has no signs (SignedMask.binary), so there is nothing to verify about them")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be one or more, each once, got {list(seeds)}")
+    mask.apply_(fresh(seeds[0]))
+
+
+def _usual_accelerator() -> "Accelerator":
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(), dataloader_config=DataLoaderConfiguration(split_batches=True)
+    )
+
+
+def _jobs(source: LoneMask, seeds: Sequence[int]) -> list[Job]:
+    """Seed by seed, so that a run that is looked at early has pairs."""
+    transfers = ["signs", *CONTROLS, *(["solution"] if source.weights else [])]
+    jobs = []
+    for seed in seeds:
+        first = [Job(source, transfer, seed, seed) for transfer in transfers]
+        jobs += [Job(None, "dense", seed, seed), *first, first[0].other]
+    return jobs
+
+
+def _lines(source: LoneMask, seeds: Sequence[int]) -> list[JobLine]:
+    """Between the inits, each seed's first training is at one end of a line and its second one at the end of another,
+    so that no training is in two of them."""
+    signs = [Job(source, "signs", seed, seed) for seed in seeds]
+    following = [*signs[1:], signs[0]] if len(signs) > 1 else []
+    return [
+        *(JobLine("stability", job, job.other) for job in signs),
+        *(JobLine("between-inits", job, other.other) for job, other in zip(signs, following, strict=False)),
+        *(JobLine("lmc", job, replace(job, transfer="solution")) for job in signs if source.weights),
+    ]
