@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from torch import nn
 
-from aws_lottery import Margins, Result, SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask, verify
+from aws_lottery import Result, SignedMask, SignedMaskConfig, TrainingConfig, create_model, find_signed_mask, verify
+from aws_lottery.cli.main import main
 from aws_lottery.data import ImageData, load_data
 from aws_lottery.data.made_up import made_up_images
 from aws_lottery.experiments.jobs import LoneMask
@@ -117,7 +118,7 @@ def test_done_again_it_trains_nothing_whatever_the_margins(verdict, mask, data, 
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("aws_lottery.experiments.trainings.final_training", None)
     monkeypatch.setattr("aws_lottery.experiments.measurements.error_barrier", None)
-    again = verified(mask, data, tmp_path, plots=False, margins=Margins(accuracy=50.0))
+    again = verified(mask, data, tmp_path, plots=False, margin=50.0)
     assert again.rows == found.rows
     assert again["dense"].claim.bound == -50.0
     fewer = verified(mask, data, tmp_path, plots=False, seeds=(2,))
@@ -178,12 +179,13 @@ def test_what_can_not_be_verified_is_named_before_anything_is_trained(mask, data
     for wrong, message in (
         ({"mask": mask.binary()}, "the mask has no signs"),
         ({"seeds": (1, 1)}, r"seeds must be one or more, each once, got \[1, 1\]"),
+        ({"margin": -1.0}, "the margin of accuracy must be 0 or more points, got -1.0"),
         ({"seeds": ()}, r"each once, got \[\]"),
         ({"mask": SignedMask({"1.weight": torch.ones(4, dtype=torch.int8)})}, "0.weight: not in the mask"),
     ):
         with pytest.raises(ValueError, match=message):
             verified(wrong.pop("mask", mask), data, tmp_path, **wrong)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"plots need matplotlib: pip install 'aws-lottery\[plots\]'"):
         verified(mask, data, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -193,6 +195,20 @@ def test_a_folder_of_another_mask_is_refused(verdict, mask, data):
     _, folder = verdict
     with pytest.raises(CheckpointError, match=r"signed_mask: .* there, .* now"):
         verified(mask.with_random_signs(1), data, folder)
+
+
+def test_the_command_verifies_a_mask_of_a_named_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    config = SignedMaskConfig(architecture="resnet8")
+    SignedMask.from_model(create_model("resnet8", 4, image_size=32), config).save_pretrained(tmp_path / "mask")
+    options = ["--smoke", "--seeds", "1", "--no-plots", "--workers", "0", "--level", "0.1"]
+    assert main(["verify", str(tmp_path / "mask"), *options, "--output_dir", str(tmp_path / "out")]) == 0
+    assert "| **mask**: the signs do better than the mask alone" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert (kept["model"], kept["margins"]["level"]) == ("resnet8", 0.1)
+    assert [claim["n"] for claim in kept["claims"]] == [1, 1, 1, 1, 1, 0]
+    assert json.loads((tmp_path / "out" / "options.json").read_text())["seeds"] == 1
+    assert not (tmp_path / "out" / "plots").exists()
 
 
 @pytest.mark.slow

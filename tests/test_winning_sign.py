@@ -7,6 +7,7 @@ from aws_lottery.experiments.results import Accuracy, Line, Row
 from aws_lottery.experiments.winning_sign import Margins, claims_of
 
 FAILED = None
+USUAL = {"accuracy": 1.0, "barrier": 2.0, "level": 0.05}
 
 
 def trained(transfer: str, *after: float | None) -> list[Row]:
@@ -35,7 +36,7 @@ def lines(kind, *errors: tuple[float, float, float]) -> list[Row]:
 
 def claims(*rows: list[Row], **margins) -> dict[str, Claim]:
     whole = [row for group in rows for row in group]
-    return {claim.name: claim for claim in claims_of(whole, chance=10.0, margins=Margins(**margins))}
+    return {claim.name: claim for claim in claims_of(whole, chance=10.0, margins=Margins(**{**USUAL, **margins}))}
 
 
 SIGNS = trained("signs", 70.0, 72.0)
@@ -103,4 +104,4 @@ def test_one_initialization_has_no_other_to_be_connected_to_and_that_is_no_failu
 )
 def test_margins_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Margins(**wrong)
+        Margins(**{**USUAL, **wrong})

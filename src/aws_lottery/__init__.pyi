@@ -14,7 +14,6 @@ from .evaluation import recalibrate as recalibrate
 from .experiments.comparison import Comparison as Comparison
 from .experiments.verdict import Verdict as Verdict
 from .experiments.verify import verify as verify
-from .experiments.winning_sign import Margins as Margins
 from .gem_miner import GemMiner as GemMiner
 from .gem_miner import pruner_for as pruner_for
 from .integrations.held_mask import HeldMask as HeldMask

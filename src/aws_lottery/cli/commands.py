@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PROGRAM = "aws-lottery"
-COMMANDS = ("find", "train", "compare", "inspect", "diff", "export", "push", "pull", "completion")
+COMMANDS = ("find", "train", "compare", "verify", "inspect", "diff", "export", "push", "pull", "completion")
 
 
 def overview() -> str:

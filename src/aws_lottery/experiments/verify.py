@@ -39,7 +39,9 @@ def verify(
     *,
     output_dir: str | Path,
     seeds: Sequence[int] = (1, 2, 3, 4, 5),
-    margins: Margins = Margins(),  # noqa: B008  frozen
+    margin: float = 1.0,
+    barrier_margin: float = 2.0,
+    level: float = 0.05,
     revision: str | None = None,
     weights: str | Path | None = None,
     accelerator: "Accelerator | None" = None,
@@ -57,19 +59,23 @@ def verify(
         fresh: seed -> a freshly initialized network; not the initialization that the search started from.
         training: of every final training. With the signs there are two a seed, for stability against SGD noise.
         seeds: of initialization and data order; a verdict takes two or more, usually five.
-        margins: which differences count.
+        margin: the difference in accuracy that counts, in points: a network this much less accurate than the dense one
+            is as good, and a control is beaten by more than this. Choose it before the figures are seen.
+        barrier_margin: points of error that are no barrier if the mean is below; 2 as Frankle et al. (2020a) have it.
+        level: the probability that any verdict is wrong, if the figures are as a t test supposes.
         revision: of a mask on the Hub.
         weights: folder of the weights that the search left; None: that of the mask, if they are there. With them the
             solution is trained, too, and the line to it measured.
         accelerator: None: one on the GPU if there is one, else on the CPU.
         plots: whether to draw; takes matplotlib.
         benchmark: `(data set, task)`, ids of a benchmark on the Hub; writes `.eval_results/` beside the mask's card.
-    Raises: ValueError for a mask without signs or that does not fit, and for seeds that are not different;
+    Raises: ValueError for a mask without signs or that does not fit, margins out of range, or seeds twice;
         ModuleNotFoundError without matplotlib; CheckpointError if output_dir is of another mask, data or training; as
         `SignedMask.from_pretrained`.
     """
     if plots:
         require_matplotlib()
+    margins = Margins(accuracy=margin, barrier=barrier_margin, level=level)
     source = _source(mask, revision, weights)
     seeds = tuple(seeds)
     _check(source.mask, fresh, seeds)

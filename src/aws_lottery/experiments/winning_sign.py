@@ -21,19 +21,14 @@ LINES: dict[LineKind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """Which differences count; to be chosen before the figures are seen.
+    """Which differences count: `margin`, `barrier_margin` and `level` of `verify`.
 
-    Args:
-        accuracy: in points: a network this much less accurate than the dense one is as good, and a control is beaten
-            by more than this.
-        barrier: in points of error: what is below is no barrier. 2 is what Frankle et al. (2020a) took.
-        level: the probability that any verdict is wrong, if the figures are as a t test supposes.
     Raises: ValueError for a negative margin, or a level out of range.
     """
 
-    accuracy: float = 1.0
-    barrier: float = 2.0
-    level: float = 0.05
+    accuracy: float
+    barrier: float
+    level: float
 
     def __post_init__(self) -> None:
         for name in ("accuracy", "barrier"):
