@@ -73,7 +73,7 @@ def test_a_training_that_failed_counts_as_guessing_and_is_named():
         "mask with seed 1 failed and counts as guessing",
     )
     assert made["dense"].values == (-1.0, -62.5)
-    assert made["stability"].notes[1] == "seed 2 is left out: there is no line, as a training failed"
+    assert made["stability"].notes[1] == "seed 2 has no line"
 
 
 def test_a_dense_network_that_has_learned_nothing_is_no_yardstick():

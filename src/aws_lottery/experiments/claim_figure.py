@@ -21,7 +21,7 @@ X_AXES = {
 def claim_figure(findings: Sequence[Finding], heading: str) -> "Figure":
     """A panel for differences in accuracy, that hold above their bound, and one for barriers, that hold below it."""
     sides = [side for side in X_AXES if any(finding.claim.side == side for finding in findings)]
-    figure, panels = new_panels(f"{heading}; a dot for each initialization, mean and interval", len(sides), 1)
+    figure, panels = new_panels(f"{heading}\na dot for each initialization, mean and interval", len(sides), 1)
     for side, (axes,) in zip(sides, panels, strict=True):
         here = [finding for finding in findings if finding.claim.side == side]
         for place, finding in enumerate(here):

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,8 +52,13 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
     Raises: ModuleNotFoundError that says what to install.
     """
+    return save(figures(rows), folder)
+
+
+def save(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
+    """Write each figure to NAME.png."""
     paths = []
-    for name, figure in figures(rows).items():
+    for name, figure in drawn.items():
         folder.mkdir(parents=True, exist_ok=True)
         paths.append(folder / f"{name}.png")
         image = io.BytesIO()

@@ -19,7 +19,7 @@ from ..strict_json import to_json
 from ..summaries import markdown_table, mean_std_text
 from .claim_figure import claim_figure
 from .claims import Finding
-from .figures import draw
+from .figures import FIGURES, figures, save
 from .results import Row, first_trainings, write_results
 from .tables import results_for_card, table, title
 from .winning_sign import Margins
@@ -117,8 +117,8 @@ def write_verdict(
     replace_file(folder / TABLE_FILE, f"{title(verdict.rows)}\n\n{verdict}\n\n{table(verdict.rows)}".encode())
     _write_mask(folder / "mask", verdict, mask, benchmark)
     if plots:
-        draw(verdict.rows, folder / "plots")
-        claim_figure(verdict.findings, title(verdict.rows)).savefig(folder / "plots" / "claims.png", dpi=150)
+        of_rows = {name: figure for name, figure in figures(verdict.rows).items() if name not in FIGURES}
+        save({"claims": claim_figure(verdict.findings, title(verdict.rows)), **of_rows}, folder / "plots")
 
 
 def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tuple[str, str] | None) -> None:

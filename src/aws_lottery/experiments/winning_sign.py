@@ -99,7 +99,7 @@ def _connected(kind: LineKind, lines: Sequence[Line], seeds: Sequence[int], chan
         side="below",
         bound=margins.barrier,
         notes=(
-            *(f"seed {seed} is left out: there is no line, as a training failed" for seed in absent),
+            *(f"seed {seed} has no line" for seed in absent),
             *(f"seed {seed} is left out: an end has learned nothing" for seed in here if seed not in taught),
         ),
     )
