@@ -1,7 +1,7 @@
 """Is a mask a winning sign? A verdict on each claim of the paper.
 
-From each of several initializations networks are trained dense, with the signs (twice), with the mask alone, with random signs, with a
-shuffled mask. Writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a card that states what was
+From each of several initializations networks are trained: dense, with the signs (twice), with the mask alone, with
+random signs, with a shuffled mask. Writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a card that states what was
 found. What is done is not done again; the same command started several times shares the work. docs/verify.md says
 what the verdicts mean.
 
