@@ -1,9 +1,9 @@
 """Is a mask a winning sign? A verdict on each claim of the paper.
 
 From each of several initializations networks are trained: dense, with the signs (twice), with the mask alone, with
-random signs, with a shuffled mask. Writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a card that states what was
-found. What is done is not done again; the same command started several times shares the work. docs/verify.md says
-what the verdicts mean.
+random signs, with a shuffled mask. Writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a card that
+states what was found. What is done is not done again; the same command started several times shares the work.
+docs/verify.md says what the verdicts mean.
 
 Examples:
     aws-lottery verify org/resnet50-aws-0.14 --dataset uoft-cs/cifar100 --seeds 5
