@@ -174,17 +174,17 @@ def _places(model: nn.Module, names: Iterable[str]) -> dict[nn.Module, list[str]
     """Module -> its parameters among `names`; a tied one has several modules."""
     parameters = parameters_of(model)
     wanted = {id(parameters[name]) for name in names}
-    found: dict[nn.Module, list[str]] = {}
+    places: dict[nn.Module, list[str]] = {}
     for name, module in modules_of(model).items():
         leaves = [leaf for leaf, p in module._parameters.items() if p is not None and id(p) in wanted]
         if leaves:
-            found[module] = leaves
+            places[module] = leaves
         if isinstance(module, _OPAQUE) and wanted & {id(p) for p in module.parameters()}:
             raise ValueError(
                 f"'{name}' ({type(module).__name__}) uses weights outside of the layers that own them, where scores "
                 f"can't stand in for them; leave it out: exclude=('{name}',)"
             )
-    return found
+    return places
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

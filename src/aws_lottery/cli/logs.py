@@ -41,6 +41,6 @@ def start_logging(folder: str | None) -> None:
     LOGGER.setLevel(logging.INFO)
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        kept = _InFile(Path(folder) / LOG_FILE, encoding="utf-8", delay=True)
-        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        LOGGER.addHandler(kept)
+        handler = _InFile(Path(folder) / LOG_FILE, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        LOGGER.addHandler(handler)

@@ -125,9 +125,9 @@ def unpack(data: bytes, *, max_elements: int | None = None) -> Unpacked:
     if len(body) != expected:
         raise _damaged(f"{len(body)} bytes follow its header, expected {expected}")
     flat = _decode(rows, body)
-    found = _sha256({row.name: row.shape for row in rows}, flat)
-    if found != metadata["sha256"]:
-        raise _damaged(f"its signs have SHA-256 {found}, expected {short(metadata['sha256'])}")
+    digest = _sha256({row.name: row.shape for row in rows}, flat)
+    if digest != metadata["sha256"]:
+        raise _damaged(f"its signs have SHA-256 {digest}, expected {short(metadata['sha256'])}")
     signs = {row.name: torch.from_numpy(flat[row.name]).reshape(row.shape) for row in rows}
     return signs, {key: value for key, value in metadata.items() if key not in _OURS}
 

@@ -60,11 +60,11 @@ def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = 
     path = Path(folder) / file
     if not path.is_file():
         raise FileNotFoundError(f"no {file} in '{folder}'; find_signed_mask writes it beside each mask")
-    kept, about = checked_tensors.read(path)
+    survivors, about = checked_tensors.read(path)
     if about and about.get(MASK) != packing.sha256(mask):
         raise ValueError(f"{path}: its weights are of another mask; are the two of one search and round?")
     weights = {}
-    for name, value in kept.items():
+    for name, value in survivors.items():
         if name in mask:
             places = mask[name] != 0
             if value.numel() != int(places.sum()):

@@ -23,14 +23,14 @@ def checkpoint_names(model: nn.Module) -> dict[str, str]:
         return {}
     from transformers import PreTrainedModel
 
-    found: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     roots: list[str] = []
     for place, module in modules_of(model).items():
         if isinstance(module, PreTrainedModel) and not any(place.startswith(root) for root in roots):
             prefix = f"{place}." if place else ""
             roots.append(prefix)
-            found |= {prefix + name: prefix + other for name, other in _renamed(module)}
-    return found
+            renamed |= {prefix + name: prefix + other for name, other in _renamed(module)}
+    return renamed
 
 
 def _renamed(model: Any) -> Iterable[tuple[str, str]]:

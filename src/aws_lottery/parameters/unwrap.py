@@ -24,7 +24,7 @@ def clean_name(name: str) -> str:
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of a bare model, by the names that it has when no part of it is compiled; tied ones once."""
+    """Name -> parameter of an unwrapped model, by its names when no part of it is compiled; tied ones once."""
     return {clean_name(name): parameter for name, parameter in model.named_parameters()}
 
 
@@ -34,7 +34,7 @@ def every_name_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of a bare model, likewise; the modules that torch.compile made are not among them."""
+    """Name -> module of an unwrapped model, likewise; the modules that torch.compile made are not among them."""
     return {clean_name(name): module for name, module in model.named_modules()}
 
 

@@ -49,7 +49,7 @@ class Run:
         """
         Args:
             settings: plain data; what a resumed run must have in common with this one.
-            model: bare, on its device; its state and `more_state()` go into every checkpoint.
+            model: unwrapped, on its device; its state and `more_state()` go into every checkpoint.
             total_steps: optimizer steps, for the progress bar and the estimate of the hours.
             resume: False refuses a folder that holds a run.
             checkpoint_seconds: least time between checkpoints of a training under way.
