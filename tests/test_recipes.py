@@ -123,6 +123,18 @@ def test_an_experiment_and_another_comparison_of_its_search(monkeypatch, tmp_pat
     assert [row.get("transfer") for row in rows] == ["signs", "random-signs", None, None]
 
 
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+def test_the_vision_transformer_by_the_trainer(monkeypatch, tmp_path, capfd):
+    run_here(monkeypatch, "aws_trainer_vit.py", "--output_dir", tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["remaining"] for row in rows] == [1.0] + 4 * [pytest.approx(0.8, abs=1e-4)]
+    printed = capfd.readouterr().out
+    run_here(monkeypatch, "aws_trainer_vit.py", "--output_dir", tmp_path)  # what is done is not done again
+    again = capfd.readouterr().out
+    assert "| fresh + signed mask |" in again
+    assert printed.endswith(again)
+
+
 def test_every_recipe_is_run_by_a_test():
     recipes = {path.name for path in (ROOT / "recipes").glob("*.py")}
     assert recipes == {
@@ -130,6 +142,7 @@ def test_every_recipe_is_run_by_a_test():
         "aws_digits.py",
         "aws_imagenet.py",
         "aws_tiny_imagenet.py",
+        "aws_trainer_vit.py",
         "compare.py",
         "evidence.py",
         "train_from_mask.py",

@@ -3,6 +3,7 @@
 import copy
 import logging
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from aws_lottery import AWSPruner, HeldMask, SignedMask, SignedMaskConfig, WinningSignCallback, recalibrate
-from aws_lottery.integrations.winning_sign import STATE_FILE
+from aws_lottery.integrations.checkpoints import STATE_FILE
+from aws_lottery.mask_file.sparse_weights import load_weights
 
 CONFIG = SignedMaskConfig(rounds=2, prune_rate=0.5, warmup_epochs=1, epochs_per_round=2)  # 5 epochs
 
@@ -122,6 +124,40 @@ def test_a_search_by_the_trainer_is_algorithm_1_in_a_loop_of_ones_own_bit_for_bi
     assert same(weights(model), weights(pruner.sparse_copy()))
 
 
+@pytest.mark.parametrize("method", ["aws", "wr"])
+def test_the_solution_is_trained_in_the_same_run_from_where_the_method_starts_it(tmp_path, method):
+    """... under the last mask, with psi as it is; and it resumes."""
+    config = SignedMaskConfig(method=method, rounds=2, prune_rate=0.5, warmup_epochs=1, epochs_per_round=1)
+    solution, starts, alphas = WinningSignCallback(config, solution_epochs=2), {}, []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, *, model, **of_trainer):
+            starts[state.global_step] = weights(model)
+            alphas.append(int(getattr(model, "_aws_alpha_state", 0)))
+
+    model, options = net(), {"num_train_epochs": 5, "save_strategy": "steps", "save_steps": 14}
+    assert solution.epochs == 5
+    trainer(model, tmp_path, solution, Watch(), **options).train()
+    mask = SignedMask.from_pretrained(tmp_path / "round-02")
+    assert solution.mask == mask
+    if method == "wr":  # 4 steps of warm-up
+        expected = {
+            name: value * (mask[name] != 0 if name in mask.prunable else 1) for name, value in starts[4].items()
+        }
+    else:
+        expected = load_weights(tmp_path / "round-02", mask)
+    assert same(starts[12], expected)
+    assert same(load_weights(tmp_path / "solution", mask), weights(model))
+    assert torch.equal(model.body[0].weight == 0, mask["body.0.weight"] == 0)
+    assert len(set(alphas[12:])) == 1  # nothing is interpolated
+
+    resumed, again = net(seed=7), WinningSignCallback(config, solution_epochs=2)
+    run = trainer(resumed, tmp_path, again, **options)
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-14"))
+    assert again.mask == mask
+    assert same(weights(resumed), weights(model))
+
+
 @pytest.mark.parametrize("protocol", ["paper", "released-code"])
 def test_each_round_leaves_its_mask_and_its_weights_in_the_output_folder(tmp_path, protocol):
     config = SignedMaskConfig(rounds=2, prune_rate=0.5, warmup_epochs=0, epochs_per_round=1, protocol=protocol)
@@ -204,6 +240,89 @@ def test_every_step_trains_under_the_mask(tmp_path, options):
     assert len(set(alphas[2:])) == len(alphas[2:])  # a draw for each part of a step
 
 
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, channels=3, size=8):
+        self.images = torch.randn(16, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, i):
+        return {"pixel_values": self.images[i], "labels": self.images[i].mean(dim=(1, 2)).argmax()}
+
+
+def tiny_convnext():
+    return transformers.ConvNextForImageClassification(
+        transformers.ConvNextConfig(hidden_sizes=[4, 8, 8, 8], depths=[1, 1, 1, 1], image_size=32, num_labels=3)
+    )
+
+
+def tiny_resnet():
+    return transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(embedding_size=4, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3)
+    )
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+
+
+def tiny_bert():
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=3))
+
+
+def tiny_gpt2():
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, bos_token_id=0, eos_token_id=0)
+    )
+
+
+def tiny_llama(tied):
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, tie_word_embeddings=tied))
+
+
+class Tokens(torch.utils.data.Dataset):
+    """16 rows of 8 tokens; their labels are the tokens, or the first one for a classifier."""
+
+    def __init__(self, classes=None):
+        self.ids, self.classes = torch.randint(20, (16, 8), generator=torch.Generator().manual_seed(1)), classes
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, i):
+        return {"input_ids": self.ids[i], "labels": self.ids[i, 0] % self.classes if self.classes else self.ids[i]}
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "classifier"),
+    [
+        (tiny_convnext, partial(Pictures, size=32), "classifier"),
+        (tiny_resnet, Pictures, "classifier.1"),
+        (tiny_bert, partial(Tokens, classes=3), "classifier"),
+        (tiny_gpt2, Tokens, "lm_head"),
+        (partial(tiny_llama, tied=True), Tokens, "lm_head"),
+        (partial(tiny_llama, tied=False), Tokens, "lm_head"),
+    ],
+)
+def test_networks_of_transformers_are_searched_and_held(tmp_path, make, data, classifier):
+    """... their heads and embeddings whole, and the mask fits a fresh one, which learns under it."""
+    model, fresh = make(), make()
+    config = SignedMaskConfig(rounds=1, prune_rate=0.5, warmup_epochs=1, epochs_per_round=1)
+    options = {"data": data(), "learning_rate": 1e-3, "num_train_epochs": 2}
+    mask = search(model, tmp_path, config=config, **options)
+    assert AWSPruner(model, config).partition.classifier == classifier
+    assert mask.remaining == pytest.approx(0.5, abs=0.001)
+    whole = (classifier, "embed_tokens", "word_embeddings", "position_embeddings", "wte", "wpe")
+    assert not any(part in name for part in whole for name in zeros(mask))
+    trainer(fresh, tmp_path, HeldMask(mask), **options).train()
+    assert zeros(SignedMask.from_model(fresh)) == zeros(mask)
+
+
+def zeros(mask):
+    counts = {name: int((mask[name] == 0).sum()) for name in mask.prunable}
+    return {name: count for name, count in counts.items() if count}
+
+
 # resuming
 
 
@@ -269,17 +388,6 @@ def tiny_vit(seed=0):
             num_labels=3,
         )
     )
-
-
-class Pictures(torch.utils.data.Dataset):
-    def __init__(self, channels=3, size=8):
-        self.images = torch.randn(16, channels, size, size, generator=torch.Generator().manual_seed(1))
-
-    def __len__(self):
-        return 16
-
-    def __getitem__(self, i):
-        return {"pixel_values": self.images[i], "labels": self.images[i].mean(dim=(1, 2)).argmax()}
 
 
 def test_weights_that_checkpoints_have_under_other_names_are_resumed_too(tmp_path):
@@ -383,7 +491,7 @@ def test_two_ranks_search_as_one_and_resume_bit_for_bit(tmp_path):
     ("arguments", "message"),
     [
         ({"num_train_epochs": 3}, r"takes 5 epochs \(warm-up 1, then 2 rounds of 2\).*num_train_epochs=3: give"),
-        ({"max_steps": 20}, "have max_steps=20: give num_train_epochs=5"),
+        ({"max_steps": 20}, "have max_steps=20: give num_train_epochs=5, which is the callback's `epochs`"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"},
             "may lie before a prune.*Set it to False",

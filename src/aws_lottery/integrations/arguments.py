@@ -7,15 +7,15 @@ from transformers import TrainingArguments
 from ..config import SignedMaskConfig
 
 
-def refuse(args: TrainingArguments, config: SignedMaskConfig) -> None:
+def refuse(args: TrainingArguments, config: SignedMaskConfig, solution_epochs: int) -> None:
     """Raises: ValueError for what a search can't run under."""
-    epochs = config.epochs
+    epochs = config.epochs + solution_epochs
     if args.max_steps > 0 or args.num_train_epochs != epochs:
         found = f"max_steps={args.max_steps}" if args.max_steps > 0 else f"num_train_epochs={args.num_train_epochs:g}"
         raise ValueError(
             f"this search takes {epochs} epochs (warm-up {config.warmup_epochs}, then {config.rounds} rounds of "
-            f"{config.epochs_per_round}), the TrainingArguments have {found}: give num_train_epochs={epochs}, such as "
-            "num_train_epochs=config.epochs"
+            f"{config.epochs_per_round}{f', then {solution_epochs} of the solution' if solution_epochs else ''}), the "
+            f"TrainingArguments have {found}: give num_train_epochs={epochs}, which is the callback's `epochs`"
         )
     for found, why in {
         "load_best_model_at_end": "the best checkpoint may lie before a prune, and would bring pruned weights back; "

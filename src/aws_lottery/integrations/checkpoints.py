@@ -1,4 +1,4 @@
-"""Where the Trainer's checkpoints are, and all of their weights.
+"""The Trainer's checkpoints: where they are, what a search adds to them, and all of their weights.
 
 `save_pretrained` gives some weights the names that they have on the Hub (ViT's `vit.layers.*` become
 `vit.encoder.layer.*`), and the Trainer, which resumes by `load_state_dict`, leaves those out with a warning
@@ -6,14 +6,20 @@
 with, so they are loaded here.
 """
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
+from ..atomic import replace_file
 from ..random_states import aside
+
+STATE_FILE = "winning_sign.pt"
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
@@ -25,6 +31,40 @@ def resumed_folders(args: TrainingArguments, state: TrainerState) -> list[Path]:
     """Where the checkpoint may lie that a training resumes from: `train` does not tell callbacks."""
     named = args.resume_from_checkpoint
     return [*([Path(named)] if isinstance(named, str) else []), checkpoint_folder(args, state)]
+
+
+def save_search(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write what a search has to know beside the Trainer's files; `search` and `step` in it tell whose it is."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    replace_file(folder / STATE_FILE, buffer.getvalue())
+
+
+def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, callback: str) -> dict[str, Any]:
+    """What `save_search` wrote to the checkpoint that is resumed, whose weights are then in `model`, all of them.
+
+    Args:
+        callback: name of the class whose state the Trainer kept.
+    Raises: ValueError if the checkpoint is of no search; FileNotFoundError if its file is not where it should be.
+    """
+    exported = (state.stateful_callbacks or {}).get(callback)  # type: ignore[union-attr]
+    if not isinstance(exported, dict):
+        raise ValueError(
+            f"the checkpoint of step {state.global_step} was not written by a search ({callback} took no part in it); "
+            "a search starts from a fresh initialization"
+        )
+    folders = resumed_folders(args, state)
+    for folder in folders:
+        if (folder / STATE_FILE).is_file():
+            saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)  # runs no code
+            if (saved["search"], saved["step"]) == (exported["attributes"]["_search"], state.global_step):
+                load_renamed_(model, folder)
+                return saved
+    raise FileNotFoundError(
+        f"the masks of the search at step {state.global_step} are not in {' or '.join(map(str, folders))}, or those "
+        "there are of another search. If the checkpoint lies elsewhere, tell the callback, too: "
+        "TrainingArguments(resume_from_checkpoint=its folder)"
+    )
 
 
 def load_renamed_(model: nn.Module, folder: Path) -> None:

@@ -20,14 +20,15 @@ from ..config import SignedMaskConfig
 _OF_OTHERS = ("params", "lr", "initial_lr")  # entries of a group that are the model's and the schedule's
 
 
-def stage_of(epoch: int, config: SignedMaskConfig) -> int:
-    """The stage that trains in `epoch`, counted from 0: 0 is the warm-up, then come the rounds."""
-    return int(sum(epoch >= end for end in accumulate(stage_epochs(config))))
+def stage_epochs(config: SignedMaskConfig, solution_epochs: int) -> list[int]:
+    """Epochs of the warm-up, of each round, and of the solution if there are any."""
+    rounds = [config.epochs_per_round] * (config.rounds or 0)
+    return [config.warmup_epochs, *rounds, *([solution_epochs] if solution_epochs else [])]
 
 
-def stage_epochs(config: SignedMaskConfig) -> list[int]:
-    """Epochs of the warm-up and of each round."""
-    return [config.warmup_epochs] + [config.epochs_per_round] * (config.rounds or 0)
+def stage_of(epoch: int, epochs: Sequence[int]) -> int:
+    """The stage that trains in `epoch`, counted from 0, of stages that take `epochs` each."""
+    return sum(epoch >= end for end in accumulate(epochs))
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -45,11 +46,12 @@ def renew_(optimizer: Optimizer, settings: Sequence[dict[str, Any]]) -> None:
         group.update(copy.deepcopy(values))
 
 
-def restart_in_every_stage_(scheduler: Any, args: TrainingArguments, config: SignedMaskConfig, steps: int) -> None:
+def restart_in_every_stage_(scheduler: Any, args: TrainingArguments, epochs: Sequence[int], steps: int) -> None:
     """Let the Trainer's `scheduler` run over each stage as it would over a training of that length.
 
     Args:
         scheduler: made by the Trainer of `args`, at any step.
+        epochs: of each stage.
         steps: optimizer steps of the whole search.
     Raises: ValueError if it is not what `args` describe, or a kind that can't start anew (`reduce_lr_on_plateau`).
     """
@@ -67,14 +69,14 @@ def restart_in_every_stage_(scheduler: Any, args: TrainingArguments, config: Sig
             "each of its stages from lr_scheduler_type, warmup_steps and lr_scheduler_kwargs: give these, and "
             "Trainer(optimizers=(optimizer, None)) if the optimizer is your own"
         )
-    factor = _by_stage(args, config, steps // config.epochs)
+    factor = _by_stage(args, [steps * stage // sum(epochs) for stage in epochs])
     scheduler.lr_lambdas = [factor] * len(scheduler.lr_lambdas)
     for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
         group["lr"] = base * factor(scheduler.last_epoch)
 
 
-def _by_stage(args: TrainingArguments, config: SignedMaskConfig, steps_an_epoch: int) -> Callable[[int], float]:
-    lengths = [epochs * steps_an_epoch for epochs in stage_epochs(config)]
+def _by_stage(args: TrainingArguments, lengths: Sequence[int]) -> Callable[[int], float]:
+    """The schedule of each stage, one after another, as a function of the step; `lengths` are in steps."""
     starts = [0, *accumulate(lengths)][:-1]
     schedules = {length: _schedule(args, length) for length in set(lengths) if length}
 

@@ -1,28 +1,24 @@
 """`WinningSignCallback`: a whole search in one `train` of `transformers.Trainer`.
 
 search = WinningSignCallback(SignedMaskConfig(warmup_epochs=5, epochs_per_round=5, rounds=9))
-args = TrainingArguments("search", num_train_epochs=search.config.epochs, lr_scheduler_type="constant")
+args = TrainingArguments("search", num_train_epochs=search.epochs, lr_scheduler_type="constant")
 Trainer(model, args, train_dataset=data, callbacks=[search]).train()
 
 args = TrainingArguments("final", num_train_epochs=100)
 Trainer(fresh_model, args, train_dataset=data, callbacks=[HeldMask(search.mask)]).train()
 """
 
-import io
 import logging
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from ..atomic import replace_file
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..mask import SignedMask
 from ..parameters.unwrap import unwrap
@@ -31,23 +27,21 @@ from ..pruner import AWSPruner, Stage
 from ..runs.search import round_folder, save_round
 from .arguments import hyper_parameters, refuse
 from .calibration import recalibrate_on
-from .checkpoints import checkpoint_folder, load_renamed_, resumed_folders
-from .stages import group_settings, renew_, restart_in_every_stage_, stage_of
+from .checkpoints import checkpoint_folder, load_search, save_search
+from .stages import group_settings, renew_, restart_in_every_stage_, stage_epochs, stage_of
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "winning_sign.pt"  # in each of the Trainer's checkpoints
-
 
 class WinningSignCallback(TrainerCallback, ExportableState):
-    """Algorithm 1 in one `trainer.train()`, whose epochs are those of the search: `config.epochs`.
+    """Algorithm 1 in one `trainer.train()`, whose epochs are those of the search: `epochs`.
 
     Each stage starts with new optimizer statistics and with the schedule that the TrainingArguments describe, run over
     that stage alone (`lr_scheduler_type="constant"` is the paper's). A round ends, and is pruned, when the next epoch
     begins, so what the Trainer evaluates at the end of an epoch is a trained network; its BatchNorm statistics are
-    re-estimated before, where the protocol says so. The last prune comes at the end of the training: the model keeps
-    its sparse weights, which nothing has trained since. `Trainer(model, ..., callbacks=[HeldMask(mask, apply=False)])`
-    trains them on.
+    re-estimated before, where the protocol says so. The last prune comes at the end of the training, and the model
+    keeps its sparse weights, which nothing has trained since; with `solution_epochs` the solution that the paper
+    reports is trained from them in the same `train`.
 
     Each round's mask and weights go to `output_dir/round-01`, `round-02`, ... as `find_signed_mask` has them. The
     Trainer's own checkpoints hold what the search has to know, and `trainer.train(resume_from_checkpoint=True)` ends,
@@ -61,12 +55,15 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         self,
         config: SignedMaskConfig | Mapping[str, Any] | None = None,
         *,
+        solution_epochs: int = 0,
         hub_mask_id: str | None = None,
         about: Mapping[str, Any] | None = None,
     ):
         """
         Args:
             config: of the search, of any method but `gm`; None means the default one.
+            solution_epochs: as in `AWSPruner.rounds`: one more stage, which leaves the model with the solution; that is
+                kept in a folder `solution`, too.
             hub_mask_id: repository for the mask; None: the model's, with `-signed-mask` at its end.
             about: what the cards of the masks say of the search: fields of `Provenance` that a machine can't know.
         Raises: ValueError for a method that trains scores; from the Trainer's constructor or its `train`, for
@@ -76,14 +73,24 @@ class WinningSignCallback(TrainerCallback, ExportableState):
             config = SignedMaskConfig.from_dict(config or {})
         if METHODS[config.method].scores:
             raise ValueError(f"method '{config.method}' trains scores and not weights: use find_signed_mask for it")
-        self.config, self.hub_mask_id, self.about = config, hub_mask_id, dict(about or {})
+        self.config, self.solution_epochs = config, solution_epochs
+        self.hub_mask_id, self.about = hub_mask_id, dict(about or {})
         self.mask: SignedMask | None = None
         self.pruner: AWSPruner | None = None
         self._search = ""  # an id that a checkpoint's state and its file have in common
         self._saved_at = -1
 
+    @property
+    def epochs(self) -> int:
+        """Of the whole `train`."""
+        return sum(self._stage_epochs)
+
+    @property
+    def _stage_epochs(self) -> list[int]:
+        return stage_epochs(self.config, self.solution_epochs)
+
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of_trainer) -> None:
-        refuse(args, self.config)
+        refuse(args, self.config, self.solution_epochs)
 
     def on_train_begin(
         self,
@@ -96,28 +103,28 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         lr_scheduler,
         **of_trainer,
     ) -> None:
-        refuse(args, self.config)
+        refuse(args, self.config, self.solution_epochs)
         refuse_sharding(AcceleratorState())
         if state.is_hyper_param_search:
             raise ValueError("hyperparameter_search keeps its checkpoints elsewhere; give each search a Trainer")
         self._release()
         self._args, self._state, self._saved_at = args, state, -1
-        saved = self._saved_state(args, state, unwrap(model)) if state.global_step else None
+        saved = load_search(args, state, unwrap(model), type(self).__name__) if state.global_step else None
         self.pruner = pruner = AWSPruner(model, self.config)
         if saved is not None:
             pruner.load_state_dict(saved["pruner"])
             self._search, self._settings = saved["search"], saved["groups"]
         else:
             self._search, self._settings = secrets.token_hex(8), group_settings(optimizer)
-        restart_in_every_stage_(lr_scheduler, args, self.config, state.max_steps)
+        restart_in_every_stage_(lr_scheduler, args, self._stage_epochs, state.max_steps)
         self.mask, self._stage = None, None
-        self._epoch = state.global_step * self.config.epochs // state.max_steps
-        self._rounds: Iterator[Stage] = pruner.rounds(on_mask=self._keep)
+        self._epoch = state.global_step * self.epochs // state.max_steps
+        self._rounds: Iterator[Stage] = pruner.rounds(on_mask=self._keep_round, solution_epochs=self.solution_epochs)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, optimizer, **of_trainer
     ) -> None:
-        stage = stage_of(self._epoch, self.config)
+        stage = stage_of(self._epoch, self._stage_epochs)
         while self._stage is None or self._stage.index < stage:
             under_way = self._stage is None  # the first, or the one that a checkpoint was in
             self._stage = next(self._rounds)
@@ -149,16 +156,20 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, train_dataloader, **of_trainer
     ) -> None:
-        if self._epoch < self.config.epochs:
+        assert self.pruner is not None
+        if self._epoch < self.epochs:
             logger.warning(
                 "the training ended after %d of %d epochs, so the search is not done; "
                 "trainer.train(resume_from_checkpoint=True) goes on from the last checkpoint",
                 self._epoch,
-                self.config.epochs,
+                self.epochs,
             )
         else:
-            for _ in self._rounds:  # the last round ends
+            for _ in self._rounds:  # the last stage ends
                 pass
+            self.mask = self.mask or self.pruner.signed_mask()  # a resumed solution comes after all rounds
+            if self.solution_epochs:
+                self._keep("solution", self.mask)
             self._recalibrate(args, train_dataloader)
             if args.push_to_hub:
                 self._push(args, state)
@@ -169,7 +180,8 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         event does a callback know of every one: so the file with the tensors is written here."""
         if self.pruner is not None:
             self._save_state()
-        arguments = {"config": self.config.to_dict(), "hub_mask_id": self.hub_mask_id, "about": self.about}
+        arguments = {name: getattr(self, name) for name in ("solution_epochs", "hub_mask_id", "about")}
+        arguments["config"] = self.config.to_dict()
         return {"args": arguments, "attributes": {"_search": self._search}}
 
     @property
@@ -179,58 +191,33 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def _save_state(self) -> None:
         assert self.pruner is not None
         folder, step = checkpoint_folder(self._args, self._state), self._state.global_step
-        if step == self._saved_at or not folder.is_dir():
-            return
-        buffer = io.BytesIO()
-        state = {"search": self._search, "step": step, "pruner": self.pruner.state_dict(), "groups": self._settings}
-        torch.save(state, buffer)
-        replace_file(folder / STATE_FILE, buffer.getvalue())
-        self._saved_at = step
+        if step != self._saved_at and folder.is_dir():
+            state = {"pruner": self.pruner.state_dict(), "groups": self._settings}
+            save_search(folder, {"search": self._search, "step": step, **state})
+            self._saved_at = step
 
-    def _saved_state(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
-        """What `_save_state` wrote, with the checkpoint's weights in `model`, all of them.
-
-        Raises: ValueError if the checkpoint is of no search; FileNotFoundError if its file is not where it should be.
-        """
-        exported = (state.stateful_callbacks or {}).get(type(self).__name__)  # type: ignore[union-attr]
-        if not isinstance(exported, dict):
-            raise ValueError(
-                f"the checkpoint of step {state.global_step} was not written by a search ({type(self).__name__} took "
-                "no part in it); a search starts from a fresh initialization"
-            )
-        folders = resumed_folders(args, state)
-        for folder in folders:
-            if (folder / STATE_FILE).is_file():
-                saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-                if (saved["search"], saved["step"]) == (exported["attributes"]["_search"], state.global_step):
-                    load_renamed_(model, folder)
-                    return saved
-        raise FileNotFoundError(
-            f"the masks of the search at step {state.global_step} are not in {' or '.join(map(str, folders))}, or "
-            "those there are of another search. If the checkpoint lies elsewhere, tell the callback, too: "
-            "TrainingArguments(resume_from_checkpoint=its folder)"
-        )
-
-    def _keep(self, index: int, mask: SignedMask) -> None:
-        """Of the round that is done."""
-        assert self.pruner is not None
+    def _keep_round(self, index: int, mask: SignedMask) -> None:
         self.mask = mask
-        folder = round_folder(self._args.output_dir or ".", index)
-        about = {"training": hyper_parameters(self._args), **self.about}
-        save_round(folder, mask, self.pruner, PartialState(), about=about)
+        self._keep(round_folder("", index).name, mask)
+
+    def _keep(self, name: str, mask: SignedMask) -> None:
+        assert self.pruner is not None
+        with together(PartialState()):
+            if PartialState().is_main_process:
+                about = {"training": hyper_parameters(self._args), **self.about}
+                save_round(Path(self._args.output_dir or ".") / name, mask, self.pruner, about=about)
 
     def _recalibrate(self, args: TrainingArguments, train_dataloader: Any) -> None:
         if self.pruner is not None and PROTOCOLS[self.config.protocol].recalibrate:
             recalibrate_on(self.pruner.model, train_dataloader, batch_size=args.per_device_train_batch_size)
 
     def _push(self, args: TrainingArguments, state: TrainerState) -> None:
-        assert self.mask is not None
-        model_id = args.hub_model_id or Path(args.output_dir or ".").name
+        folder = Path(args.output_dir or ".")
         with together(PartialState()):
             if state.is_world_process_zero:
-                self.mask.push_to_hub(
-                    self.hub_mask_id or f"{model_id}-signed-mask", private=args.hub_private_repo, token=args.hub_token
-                )
+                mask = SignedMask.from_pretrained(round_folder(folder, self.config.rounds or 0))
+                repo_id = self.hub_mask_id or f"{args.hub_model_id or folder.name}-signed-mask"
+                mask.push_to_hub(repo_id, private=args.hub_private_repo, token=args.hub_token)
 
     def _release(self) -> None:
         if self.pruner is not None:
