@@ -202,10 +202,8 @@ class WinningSignCallback(TrainerCallback, ExportableState):
 
     def _keep(self, name: str, mask: SignedMask) -> None:
         assert self.pruner is not None
-        with together(PartialState()):
-            if PartialState().is_main_process:
-                about = {"training": hyper_parameters(self._args), **self.about}
-                save_round(Path(self._args.output_dir or ".") / name, mask, self.pruner, about=about)
+        about = {"training": hyper_parameters(self._args), **self.about}
+        save_round(Path(self._args.output_dir or ".") / name, mask, self.pruner, PartialState(), about=about)
 
     def _recalibrate(self, args: TrainingArguments, train_dataloader: Any) -> None:
         if self.pruner is not None and PROTOCOLS[self.config.protocol].recalibrate:
