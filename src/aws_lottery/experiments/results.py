@@ -117,6 +117,7 @@ class Analysis(Origin):
 
 
 Row = Accuracy | Line | Analysis
+ROWS = "rows"  # key of a line of results.jsonl: how many lines were written
 KINDS: dict[str, type[Row]] = {
     "accuracy": Accuracy,
     **dict.fromkeys(get_args(LineKind), Line),
@@ -167,8 +168,8 @@ def row_to_dict(row: Row) -> dict[str, Any]:
 
 
 def read_results(path: str | Path) -> list[Row]:
-    """The rows of a results.jsonl. Raises: ValueError that names file and line."""
-    rows = []
+    """The rows of a results.jsonl, or of several put together. Raises: ValueError that names the file, and the line."""
+    rows, written = [], []
     for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
         where = f"{path}, line {number}"
         try:
@@ -176,12 +177,17 @@ def read_results(path: str | Path) -> list[Row]:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         rows.append(row_from_dict(values, where))
+        written.append(values.get(ROWS))
+    for total in {total for total in written if isinstance(total, int) and total > 0}:
+        if written.count(total) % total:  # of several files put together, each is whole
+            raise ValueError(f"{path}: {written.count(total)} rows are there of files of {total}; it was cut off")
     return rows
 
 
 def write_results(path: str | Path, rows: Iterable[Row]) -> None:
-    """Replace the file as a whole by these rows, each with its checksum."""
-    lines = [to_json(with_checksum(row_to_dict(row))) + "\n" for row in rows]
+    """Replace the file as a whole by these rows; each tells how many there are, and has a checksum."""
+    plain = [row_to_dict(row) for row in rows]
+    lines = [to_json(with_checksum({**values, ROWS: len(plain)})) + "\n" for values in plain]
     replace_file(Path(path), "".join(lines).encode())
 
 
