@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from aws_lottery import AWSPruner, SignedMaskConfig
+from aws_lottery.parameters.classifier import find_classifier
 from aws_lottery.parameters.partition import partition
 
 
@@ -103,3 +104,100 @@ def test_layers_of_unknown_kind_are_left_with_a_warning(caplog):
     assert parts.unknown == ("rnn.weight_ih_l0", "rnn.weight_hh_l0")
     assert parts.prunable == ("mid.weight",)
     assert "rnn.weight_ih_l0" in caplog.text
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte, self.mid, self.lm_head = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+
+KINDS = ("linear", "embedding")
+
+
+def test_a_tied_weight_is_the_classifiers_under_all_its_names():
+    parts = sort(Tied(), prunable=KINDS)
+    assert parts.prunable == ("mid.weight",)
+    assert parts.names_of(parts.classifier) == "lm_head (tied: wte.weight)"
+    assert "classifier lm_head (tied: wte.weight) 20" in str(parts)
+    assert sort(Tied(), prunable=KINDS, prune_classifier=True).prunable == ("wte.weight", "mid.weight")
+
+
+def test_a_tied_weight_is_excluded_by_any_of_its_names():
+    parts = sort(Tied(), prunable=KINDS, prune_classifier=True, exclude=("lm_head",))
+    assert parts.prunable == ("mid.weight",)
+
+
+def test_a_tied_weight_is_pruned_only_where_all_its_kinds_are():
+    assert sort(Tied(), prunable=("linear",), prune_classifier=True).prunable == ("mid.weight",)
+
+
+def test_frozen_weights_are_spared_and_named(convnet):
+    convnet[0].requires_grad_(False)
+    assert sort(convnet).frozen == ("0.weight",)
+    assert "frozen 216" in str(sort(convnet))
+    assert sort(convnet, prune_frozen=True).prunable == ("0.weight", "3.weight")
+    with pytest.raises(ValueError, match="2 are frozen: prune_frozen=True prunes them"):
+        sort(convnet.requires_grad_(False))
+
+
+def test_include_adds_what_is_of_another_kind_and_exclude_goes_before_it():
+    model = nn.ModuleDict({"rnn": nn.GRU(4, 4), "mid": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    assert sort(model, include=("rnn",)).prunable == ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "mid.weight")
+    assert sort(model, include=("rnn",), exclude=("*_hh_*",)).prunable == ("rnn.weight_ih_l0", "mid.weight")
+    with pytest.raises(ValueError, match="include pattern 'gru' matches no parameter"):
+        sort(model, include=("gru",))
+
+
+def test_include_takes_no_classifier_no_norm_and_no_bias(convnet):
+    assert sort(convnet, include=("*",)).prunable == ("0.weight", "3.weight")
+
+
+def heads(**layers):
+    return nn.ModuleDict({"body": nn.Linear(8, 8), **layers})
+
+
+class Wrapped(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+
+class Timm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.last = nn.Linear(8, 3), nn.Linear(8, 8)
+
+    def get_classifier(self):
+        return self.head
+
+
+def test_the_models_own_knowledge_of_its_classifier_comes_first():
+    assert sort(Timm()).classifier == "head"
+    model = heads(first=nn.Linear(8, 3), last=nn.Linear(8, 8))
+    model.num_classes = 3
+    assert sort(model).classifier == "first"
+
+
+@pytest.mark.parametrize(
+    ("model", "classifier", "doubt"),
+    [
+        (heads(head=nn.Linear(8, 2)), "head", None),
+        (Wrapped(heads(head=nn.Linear(8, 2))), "net.head", None),
+        (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 9), nn.Linear(9, 2)), "2", None),
+        (heads(a=nn.Linear(8, 2), b=nn.Linear(8, 3)), "b", "'a' may be one as well"),
+        (nn.ModuleDict({"linear": nn.Linear(8, 8), "last": nn.Conv2d(1, 1, 3)}), "linear", "it lies inside"),
+        (nn.Sequential(Wrapped(Wrapped(Wrapped(nn.Linear(8, 8)))), nn.LayerNorm(8)), "0.net.net.net", "it lies inside"),
+    ],
+)
+def test_a_guessed_classifier_is_in_doubt_if_others_could_be_it_or_it_lies_deep(model, classifier, doubt):
+    name, why = find_classifier(model, dict(model.named_modules()))
+    assert name == classifier
+    assert (why is None) == (doubt is None)
+    assert doubt is None or doubt in why
+
+
+def test_a_doubtful_classifier_is_a_visible_warning(caplog):
+    AWSPruner(heads(a=nn.Linear(8, 2), b=nn.Linear(8, 3)))
+    assert "'b' is taken for the classifier and not pruned, but 'a' may be one as well" in caplog.text

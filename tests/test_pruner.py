@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.checkpoint import checkpoint
 
-from aws_lottery import AWSPruner, SignedMaskConfig, detach, remaining
+from aws_lottery import AWSPruner, SignedMask, SignedMaskConfig, detach, remaining
 from aws_lottery.parameters.partition import partition
 
 OPTIMIZERS = {
@@ -275,6 +275,10 @@ def test_an_average_of_the_weights_is_masked_on_request(convnet, images):
             ema.update_parameters(convnet)
             for name, mask in pruner.masks.items():
                 assert not ema.module.get_parameter(name)[mask == 0].any()
+    for name, mask in pruner.masks.items():  # of the last prune, which no stage follows
+        assert bool(ema.module.get_parameter(name)[mask == 0].any())
+    pruner.zero_pruned_(ema.module)
+    assert SignedMask.from_model(ema.module).remaining == pruner.remaining == ema.module.__dict__["_aws_hold"].remaining
 
 
 def test_moving_to_another_dtype_and_memory_format_in_mid_search(convnet, images):
@@ -437,10 +441,41 @@ def test_aws_without_normalization_warns_that_it_is_lrr(caplog, method, warnings
     assert caplog.text.count("method 'aws' does what 'lrr' does") == warnings
 
 
-def test_frozen_weights_are_pruned_too(convnet, images):
+def test_frozen_weights_are_left_alone_unless_asked_for(make_convnet, images):
+    for prune_frozen in (False, True):
+        model = make_convnet()
+        model[0].weight.requires_grad_(False)
+        pruner = run_search(model, search_config(prune_frozen=prune_frozen), images)
+        assert ("0.weight" in pruner.masks) == prune_frozen
+        assert bool((model[0].weight == 0).any()) == prune_frozen
+        assert pruner.signed_mask().prunable == (("0.weight",) if prune_frozen else ()) + ("3.weight",)
+
+
+def test_weights_that_are_unfrozen_during_a_search_are_told_once(convnet, caplog):
     convnet[0].weight.requires_grad_(False)
-    pruner = run_search(convnet, search_config(), images)
-    assert not convnet[0].weight[pruner.masks["0.weight"] == 0].any()
+    for stage in AWSPruner(convnet, search_config()).rounds():
+        convnet[0].weight.requires_grad_(stage.index > 0)
+    assert (
+        caplog.text.count("trained and not pruned, as they were frozen when the pruner took the model: 0.weight") == 1
+    )
+
+
+def test_a_mask_off_a_model_that_is_frozen_for_inference_has_its_zeros(convnet):
+    convnet.requires_grad_(False)
+    convnet[3].weight[:4] = 0
+    assert SignedMask.from_model(convnet).remaining == pytest.approx(1 - 288 / 792)
+
+
+def test_a_pruner_tells_what_it_prunes(convnet, capsys):
+    pruner = AWSPruner(convnet, search_config())
+    pruner.print_prunable_parameters()
+    assert capsys.readouterr().out == f"{pruner}\n"
+    assert str(pruner).splitlines() == [
+        "AWSPruner of Sequential (aws, paper): 1 of 792 prunable weights remaining, 1 of all 1,988 parameters",
+        "prunable               792 in 2 tensors: conv 792",
+        "signed only          1,164 in 3 tensors: vector 8, classifier 7 1,156",
+        "psi                     32 in 4 tensors: normalization 32",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own

@@ -83,9 +83,10 @@ class SignedMaskConfig:
         epochs_per_round: training epochs in each round.
         prunable: kinds of layers whose weights may be pruned, of PRUNABLE_KINDS.
         prune_classifier: whether the classifier's weight may be pruned as well.
-        classifier: name of the classifier module; None finds it by rule: the last linear layer in the order of
-            model.named_modules(), or the last convolution where there is no linear layer.
+        classifier: name of the classifier module; None: what the model says of itself, or a guess (partition.md).
         exclude: names or globs (`features.0`, `*.downsample.*`) of modules or parameters not to be pruned.
+        include: names or globs likewise of what may be pruned whatever its kind; `exclude` goes before it.
+        prune_frozen: whether weights that are frozen (requires_grad=False) when the search starts may be pruned.
         protocol: of the paper's text or the authors' code, a row of PROTOCOLS.
         criterion: a row of CRITERIA: what a prune ranks weights by.
         seed: of the stream of alpha, or of the scores of `gm`.
@@ -107,9 +108,11 @@ class SignedMaskConfig:
     seed: int = 0
     architecture: str | None = None
     criterion: str = "magnitude"
+    include: tuple[str, ...] = ()
+    prune_frozen: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("prunable", "exclude"):  # JSON has lists
+        for name in ("prunable", "exclude", "include"):  # JSON has lists
             _require(isinstance(getattr(self, name), list | tuple), name, getattr(self, name), "a list of strings")
             object.__setattr__(self, name, tuple(getattr(self, name)))
             _require(all(isinstance(x, str) for x in getattr(self, name)), name, getattr(self, name), "strings")
@@ -129,7 +132,8 @@ class SignedMaskConfig:
         for name in ("classifier", "architecture"):
             value = getattr(self, name)
             _require(value is None or isinstance(value, str), name, value, "a string or None")
-        _require(isinstance(self.prune_classifier, bool), "prune_classifier", self.prune_classifier, "true or false")
+        for name in ("prune_classifier", "prune_frozen"):
+            _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         object.__setattr__(self, "rounds", self._resolve_rounds())
 
     def _resolve_rounds(self) -> int:

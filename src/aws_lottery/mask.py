@@ -1,6 +1,7 @@
 """`SignedMask`: the signs and zeros of a sparse network, to be kept, shipped and applied to a fresh init."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -85,17 +86,18 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
 
         Args:
             config: says what is prunable; kept in the mask. None: the default rules, and none is kept.
-            masks: name -> mask to multiply with; None: zero weights are the pruned ones.
+            masks: name -> mask to multiply with, of all that is prunable; None: zero weights are the pruned ones, and
+                frozen weights may be pruned like others.
         """
         model = unwrap(model)
-        parts = partition(model, config or SignedMaskConfig())
+        parts = partition(model, replace(config or SignedMaskConfig(), prune_frozen=True))
         parameters = parameters_of(model)
         values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
         total = sum(p.numel() for p in parameters.values())
         return cls(
             {name: whole(value).cpu() for name, value in values.items()},  # a tensor at a time, if it is sharded
             config,
-            prunable=parts.prunable,
+            prunable=parts.prunable if masks is None else tuple(name for name in values if name in masks),
             parameters=total,
             checkpoint_names={name: old for name, old in checkpoint_names(model).items() if name in values},
         )

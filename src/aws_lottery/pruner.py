@@ -83,7 +83,17 @@ class AWSPruner:
         signs.check_initialized(parameters_of(self.model))
         self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
         self.partition = partition(self.model, self.config)
-        logger.info("classifier, signed but not pruned: %s", self.partition.classifier)
+        classifier = self.partition.names_of(self.partition.classifier)
+        logger.info("classifier, signed but not pruned: %s", classifier)
+        if self.partition.doubt:
+            logger.warning(
+                "'%s' is taken for the classifier and not pruned, but %s; say which by classifier=, or set "
+                "prune_classifier=True",
+                classifier,
+                self.partition.doubt,
+            )
+        if self.partition.frozen:
+            logger.info("frozen, signed but not pruned (prune_frozen=False): %s", ", ".join(self.partition.frozen))
         if self.partition.unknown:
             logger.warning(
                 "not pruned, as their layers are of no known kind (their signs are taken): %s",
@@ -121,7 +131,22 @@ class AWSPruner:
         self._rewind_point: dict[str, Tensor] | None = None
         self._stage = 0  # the next to train, or under way
         self._running = self._under_way = False
+        self._thawed: set[str] = set()  # frozen at the start and trained later
         self._found: SignedMask | None = None  # s_T, once its solution is being trained
+
+    def __repr__(self) -> str:
+        protocol = f"{self.config.method}, {self.config.protocol}"
+        total = sum(part.size for part in self.partition.parts)
+        held = sum(mask.numel() for mask in self.masks.values())
+        pruned = held - round(held * self.remaining)
+        return (
+            f"{type(self).__name__} of {self.config.architecture} ({protocol}): {self.remaining:.4g} of {held:,} "
+            f"prunable weights remaining, {(total - pruned) / total:.4g} of all {total:,} parameters\n{self.partition}"
+        )
+
+    def print_prunable_parameters(self) -> None:
+        """Print what is pruned, what only has its signs taken, and what is left, with counts."""
+        print(self)
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -213,10 +238,22 @@ class AWSPruner:
         if held_by(self.model) is not self._hold:
             raise RuntimeError("this pruner was detached, so masks would not hold; make a new one to search again")
         self._stage, self._under_way = t, True
+        self._warn_of_unfrozen()
         searching = 0 < t <= (self.config.rounds or 0)
         self._alpha.enabled = bool(self._alpha.norms) and (searching or (t == 0 and self._protocol.interpolate_warmup))
         epochs = self.config.epochs_per_round if t else self.config.warmup_epochs
         return Stage(t, self.config.rounds or 0, epochs, self.remaining)
+
+    def _warn_of_unfrozen(self) -> None:
+        parameters = parameters_of(self.model)
+        thawed = {n for n in self.partition.frozen if n in parameters and parameters[n].requires_grad} - self._thawed
+        if thawed:
+            self._thawed |= thawed
+            logger.warning(
+                "trained and not pruned, as they were frozen when the pruner took the model: %s; unfreeze them before, "
+                "or set prune_frozen=True",
+                ", ".join(sorted(thawed)),
+            )
 
     def signed_mask(self) -> SignedMask:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""
@@ -309,7 +346,10 @@ class AWSPruner:
 
     def zero_pruned_(self, model: nn.Module) -> None:
         """Zero what is pruned in another model of the same names; for a running average of the weights, which would
-        else carry pruned weights over from before the last prune."""
+        else carry pruned weights over from before the last prune. A deep copy of the model, as `AveragedModel` makes,
+        is held to the masks in force from then on."""
+        if (copied := held_by(unwrap(model))) is not None:
+            copied.update(self._hold.masks)
         self._hold.zero_(unwrap(model))
 
     def detach(self) -> None:

@@ -1,20 +1,26 @@
 """Which parameters of a model are pruned, which only have their signs taken, and which are normalization."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..config import SignedMaskConfig
-from .unwrap import modules_of, parameters_of
+from .classifier import find_classifier
+from .kinds import is_norm, kind_of
+from .unwrap import every_name_of, modules_of, parameters_of
 
-NORM_CLASSES = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_NORM_NAME = re.compile(r"(batch|layer|group|instance|rms|frozen)_?norm", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes of one parameter."""
+
+    name: str
+    aliases: tuple[str, ...]  # its other names, if it is tied
+    size: int
+    kind: str  # as `kind_of`
+    spared: str | None  # why it is not pruned: its kind, or classifier, excluded, frozen; None: it is pruned
 
 
 @dataclass(frozen=True)
@@ -22,61 +28,115 @@ class Partition:
     """Every parameter of a model by its part in the search; names as `parameters_of` has them.
 
     theta = [phi, psi]: `psi` are the parameters of normalization layers, which get neither mask nor sign;
-    phi is all the rest: `prunable` get a mask and a sign, `signed_only` (biases, the classifier, excluded or
-    unknown layers) a sign (Section 3.1; Appendix A for psi).
+    phi is all the rest: `prunable` get a mask and a sign, `signed_only` (biases, the classifier, excluded, frozen or
+    unknown layers) a sign (Section 3.1; Appendix A for psi). docs/partition.md has examples.
     """
 
-    prunable: tuple[str, ...]
-    signed_only: tuple[str, ...]
-    psi: tuple[str, ...]
-    norms: tuple[str, ...]  # modules that own psi
+    parts: tuple[Part, ...]
     classifier: str | None  # module left out of pruning as the classifier
-    unknown: tuple[str, ...]  # weights of two or more dimensions in layers of no known kind: not pruned
+    doubt: str | None  # why that may be the wrong one
+
+    @property
+    def prunable(self) -> tuple[str, ...]:
+        return self._named(lambda part: part.spared is None)
+
+    @property
+    def signed_only(self) -> tuple[str, ...]:
+        return self._named(lambda part: part.spared is not None and part.kind != "norm")
+
+    @property
+    def psi(self) -> tuple[str, ...]:
+        return self._named(lambda part: part.kind == "norm")
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Modules that own psi."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.psi))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Weights of two or more dimensions in layers of no known kind that are not pruned."""
+        return self._named(lambda part: part.spared == "unknown")
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Those that would be pruned if they were trained."""
+        return self._named(lambda part: part.spared == "frozen")
 
     @property
     def signed(self) -> tuple[str, ...]:
         return self.prunable + self.signed_only
 
+    def names_of(self, name: str | None) -> str:
+        """A module by its name and, where its weight is tied, the parameter's other names."""
+        own = [part for part in self.parts if any(n.rpartition(".")[0] == name for n in (part.name, *part.aliases))]
+        tied = [n for part in own if part.aliases for n in (part.name, *part.aliases) if n.rpartition(".")[0] != name]
+        return f"{name}" + (f" (tied: {', '.join(tied)})" if tied else "")
+
+    def __str__(self) -> str:
+        """A line each for what is pruned, signed only and psi, with counts by kind or reason."""
+        spared = [part for part in self.parts if part.spared and part.kind != "norm"]
+        labels = {"classifier": f"classifier {self.names_of(self.classifier)}"}
+        lines = [
+            _line("prunable", [part for part in self.parts if not part.spared], lambda part: part.kind),
+            _line("signed only", spared, lambda part: labels.get(part.spared or "", part.spared)),
+            _line("psi", [part for part in self.parts if part.kind == "norm"], lambda part: "normalization"),
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def _named(self, wanted) -> tuple[str, ...]:
+        return tuple(part.name for part in self.parts if wanted(part))
+
+
+def _line(role: str, parts: list[Part], label) -> str:
+    if not parts:
+        return ""
+    counts: dict[str, int] = {}
+    for part in parts:
+        counts[label(part)] = counts.get(label(part), 0) + part.size
+    shown = ", ".join(f"{what} {count:,}" for what, count in counts.items())
+    return f"{role:<12}{sum(counts.values()):>14,} in {len(parts):,} tensors: {shown}"
+
 
 def partition(model: nn.Module, config: SignedMaskConfig) -> Partition:
     """Sort the parameters of `model` as `config` says.
 
-    Convolutions (`conv`: nn.Conv*, transposed too), linear maps (`linear`: nn.Linear, nn.Bilinear, the projections of
-    nn.MultiheadAttention, transformers' Conv1D) and embeddings (`embedding`) may be pruned; tied weights count once,
-    by their first name. A norm layer is one of NORM_CLASSES or has a class name that says so and only vectors as
-    parameters. Matrices in layers of any other kind are `unknown` and not pruned; AWSPruner warns of them.
+    A weight is pruned if its kind (`kind_of`) is among `config.prunable` or `config.include` matches it, unless it
+    is the classifier's, excluded or frozen. A tied weight is what it is under all its names: it is pruned only if it
+    may be under each of them.
     Raises: ValueError if nothing is left to prune, or a name or glob of the configuration matches nothing.
     """
-    modules = modules_of(model)
-    classifier = None if config.prune_classifier else _classifier(modules, config.classifier)
-    roles: dict[str, list[str]] = {"prunable": [], "signed_only": [], "psi": [], "unknown": []}
-    norms = []
+    modules, every = modules_of(model), every_name_of(model)
+    classifier, doubt = (None, None) if config.prune_classifier else _classifier(model, modules, config.classifier)
+    names: dict[int, list[str]] = {}
+    for name, parameter in every.items():
+        names.setdefault(id(parameter), []).append(name)
+    parts = []
     for name, parameter in parameters_of(model).items():
-        owner_name, _, leaf = name.rpartition(".")
-        owner = modules[owner_name]
-        if is_norm(owner):
-            roles["psi"].append(name)
-            norms.append(owner_name)
-            continue
-        kind = _kind(owner, leaf)
-        if kind is None and parameter.dim() > 1:
-            roles["unknown"].append(name)
-        free = owner_name != classifier and not matches(name, config.exclude)
-        roles["prunable" if kind in config.prunable and free else "signed_only"].append(name)
-    _check(roles, config, model, classifier)
-    return Partition(
-        **{role: tuple(names) for role, names in roles.items()},
-        norms=tuple(dict.fromkeys(norms)),
-        classifier=classifier,
-    )
+        aliases = names[id(parameter)]
+        kinds = [kind_of(alias, parameter, modules) for alias in aliases]
+        spared = _spared(aliases, kinds, parameter, classifier, config)
+        others = tuple(alias for alias in aliases if alias != name)
+        parts.append(Part(name, others, parameter.numel(), kind_of(name, parameter, modules), spared))
+    result = Partition(tuple(parts), classifier, doubt)
+    _check(result, every, config, type(model).__name__)
+    return result
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalization layer, of torch or, by its class name, of any other library."""
-    if isinstance(module, NORM_CLASSES):
-        return True
-    own = list(module.parameters(recurse=False))
-    return bool(own) and bool(_NORM_NAME.search(type(module).__name__)) and all(p.dim() == 1 for p in own)
+def _spared(
+    names: list[str], kinds: list[str], parameter: nn.Parameter, classifier: str | None, config: SignedMaskConfig
+) -> str | None:
+    """Why a parameter of these names and kinds is not pruned; None if it is."""
+    if "norm" in kinds:
+        return "norm"
+    if any(matches(name, config.exclude) for name in names):
+        return "excluded"
+    if classifier is not None and any(name.startswith(f"{classifier}.") for name in names):
+        return "classifier"
+    included = parameter.dim() > 1 and any(matches(name, config.include) for name in names)
+    if not included and (others := [kind for kind in kinds if kind not in config.prunable]):
+        return others[0]
+    return None if parameter.requires_grad or config.prune_frozen else "frozen"
 
 
 def norm_parameters(model: nn.Module) -> set[str]:
@@ -85,28 +145,12 @@ def norm_parameters(model: nn.Module) -> set[str]:
     return {f"{name}.{leaf}".lstrip(".") for name, norm in norms for leaf, _ in norm.named_parameters(recurse=False)}
 
 
-def _kind(module: nn.Module, leaf: str) -> str | None:
-    if isinstance(module, nn.MultiheadAttention):
-        return "linear" if leaf.endswith("proj_weight") else None
-    if leaf != "weight":
-        return None
-    if isinstance(module, _ConvNd):
-        return "conv"
-    if isinstance(module, nn.Linear | nn.Bilinear) or type(module).__name__ == "Conv1D":
-        return "linear"
-    return "embedding" if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
-
-
-def _classifier(modules: dict[str, nn.Module], named: str | None) -> str | None:
-    if named is not None:
-        if named not in modules:
-            raise ValueError(f"classifier '{named}' is not a module of the model; its modules: {_some(modules)}")
-        return named
-    for kind in ("linear", "conv"):
-        found = [name for name, module in modules.items() if _kind(module, "weight") == kind]
-        if found:
-            return found[-1]
-    return None
+def _classifier(model: nn.Module, modules: dict[str, nn.Module], named: str | None) -> tuple[str | None, str | None]:
+    if named is None:
+        return find_classifier(model, modules)
+    if named not in modules:
+        raise ValueError(f"classifier '{named}' is not a module of the model; its modules: {_some(modules)}")
+    return named, None
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -116,15 +160,18 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in patterns)
 
 
-def _check(roles: dict[str, list[str]], config: SignedMaskConfig, model: nn.Module, classifier: str | None) -> None:
-    names = list(parameters_of(model))
-    for pattern in config.exclude:
-        if not any(matches(name, (pattern,)) for name in names):
-            raise ValueError(f"exclude pattern '{pattern}' matches no parameter of the model; it has: {_some(names)}")
-    if not roles["prunable"]:
+def _check(parts: Partition, every: dict[str, nn.Parameter], config: SignedMaskConfig, model: str) -> None:
+    for field in ("exclude", "include"):
+        for pattern in getattr(config, field):
+            if not any(matches(name, (pattern,)) for name in every):
+                raise ValueError(
+                    f"{field} pattern '{pattern}' matches no parameter of the model; it has: {_some(every)}"
+                )
+    if not parts.prunable:
+        frozen = f" {len(parts.frozen)} are frozen: prune_frozen=True prunes them." if parts.frozen else ""
         raise ValueError(
-            f"nothing to prune in this {type(model).__name__}: kinds {', '.join(config.prunable)}, less the classifier "
-            f"({classifier}) and {list(config.exclude)}, leave none of its parameters: {_some(names)}"
+            f"nothing to prune in this {model}: kinds {', '.join(config.prunable)}, less the classifier "
+            f"({parts.classifier}) and {list(config.exclude)}, leave none of its parameters: {_some(every)}.{frozen}"
         )
 
 
