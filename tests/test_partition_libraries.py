@@ -2,7 +2,6 @@
 
 import logging
 
-import peft
 import pytest
 import torch
 import transformers
@@ -135,6 +134,7 @@ def test_weight_norm_is_unknown_unless_included():
 
 
 def test_lora_spares_adapters_and_the_frozen_base():
+    peft = pytest.importorskip("peft")
     base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["0"], r=2))
     with pytest.raises(ValueError, match="2 are frozen: prune_frozen=True prunes them"):
@@ -145,6 +145,7 @@ def test_lora_spares_adapters_and_the_frozen_base():
 
 
 def test_lora_around_held_layers_stops_the_next_step():
+    peft = pytest.importorskip("peft")
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     AWSPruner(model)
     model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2))

@@ -19,6 +19,7 @@ from .parameters.gradients import MeanGradients
 from .parameters.hold import Hold, held_by
 from .parameters.partition import partition
 from .parameters.unwrap import clean_name, modules_of, parameters_of, state_of, unwrap
+from .sharding import is_sharded
 from .starting import MaskSource, as_mask, history_of, starting_masks, warn_of_trained_norm
 
 logger = logging.getLogger(__name__)
@@ -135,14 +136,15 @@ class AWSPruner:
         self._found: SignedMask | None = None  # s_T, once its solution is being trained
 
     def __repr__(self) -> str:
-        protocol = f"{self.config.method}, {self.config.protocol}"
-        total = sum(part.size for part in self.partition.parts)
-        held = sum(mask.numel() for mask in self.masks.values())
-        pruned = held - round(held * self.remaining)
-        return (
-            f"{type(self).__name__} of {self.config.architecture} ({protocol}): {self.remaining:.4g} of {held:,} "
-            f"prunable weights remaining, {(total - pruned) / total:.4g} of all {total:,} parameters\n{self.partition}"
-        )
+        what = f"{type(self).__name__} of {self.config.architecture} ({self.config.method}, {self.config.protocol})"
+        sizes = {part.name: part.size for part in self.partition.parts}
+        held, total = sum(sizes[name] for name in self.partition.prunable), sum(sizes.values())
+        left = f"{held:,} prunable weights of {total:,} parameters, sharded"  # counting would take all processes
+        if not any(map(is_sharded, self.masks.values())):
+            share = 1 - held * (1 - self.remaining) / total
+            left = f"{self.remaining:.4g} of {held:,} prunable weights remaining, "
+            left += f"{share:.4g} of all {total:,} parameters"
+        return f"{what}: {left}\n{self.partition}"
 
     def print_prunable_parameters(self) -> None:
         """Print what is pruned, what only has its signs taken, and what is left, with counts."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ..sharding import is_sharded
 from ..signs import check_shapes, remaining
 from .places import Places, explain, why_lost
 from .unwrap import clean_name, every_name_of, parameters_of
@@ -78,13 +79,18 @@ class Hold:
         return remaining(self.masks)
 
     def __repr__(self) -> str:
-        masks = self.masks
-        total = sum(mask.numel() for mask in masks.values())
-        lines = [f"  {name} {tuple(m.shape)}: {int(m.count_nonzero()):,} of {m.numel():,}" for name, m in masks.items()]
+        """What is held; without what is left of sharded weights, which all processes would have to count together."""
+        masks, what = self.masks, f"{type(self).__name__} on {type(self.model).__name__}"
+        sharded = any(map(is_sharded, masks.values()))
+        lines = [
+            f"  {name} {tuple(m.shape)}: " + ("sharded" if sharded else f"{int(m.count_nonzero()):,} of {m.numel():,}")
+            for name, m in masks.items()
+        ]
         if lines[12:]:
             lines[10:] = [f"  and {len(lines) - 10} more"]
-        what = f"{type(self).__name__} on {type(self.model).__name__}"
-        return "\n".join([f"{what}: {self.remaining:.4g} of {total:,} weights in {len(masks)} tensors", *lines])
+        left = "" if sharded else f"{self.remaining:.4g} of "
+        total = sum(mask.numel() for mask in masks.values())
+        return "\n".join([f"{what}: {left}{total:,} weights in {len(masks)} tensors", *lines])
 
     def _start(self) -> None:
         self._places: Places | None = None  # a copy is not whole when it gets its hold, so they are looked up later
