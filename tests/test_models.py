@@ -101,16 +101,14 @@ def test_images_up_to_64_pixels_get_the_small_form_unless_told_otherwise():
     assert parameters(on_meta("resnet18", 10, small_image=True)) == small
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "shufflenet", "efficientnet_b0", "vgg11_bn"])
-def test_convolutions_start_as_published_and_norms_as_the_identity(name):
-    model = create_model(name, 4, image_size=32)
-    largest = max((m for m in model.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel())
-    fan_in, fan_out = largest.weight[0].numel(), largest.weight[:, 0].numel()
-    expected = (3 * fan_in) ** -0.5 if name == "mobilenetv2" else (2 / fan_out) ** 0.5
-    assert largest.weight.std().item() == pytest.approx(expected, rel=0.05)
-    for norm in filter(is_norm, model.modules()):
-        assert bool((norm.weight == 1).all())
-        assert bool((norm.bias == 0).all())
+def test_an_unused_convolution_of_efficientnet_is_there_if_asked_for_and_no_forward_uses_it():
+    model = create_model("efficientnet_b0", 10, image_size=32, unused_expansion=True)
+    assert parameters(model) == 3_599_686  # the authors' count; 32 x 32 weights, 32 scales, 32 biases more
+    unused = "blocks.0.unused.0.weight"
+    assert unused in partition(model, SignedMaskConfig()).prunable
+    F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([1, 3])).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == [unused, "blocks.0.unused.1.weight", "blocks.0.unused.1.bias"]
 
 
 def test_a_narrow_mobilenetv2_has_a_sixteenth_of_the_weights():

@@ -200,6 +200,8 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
     ) -> None:
         """theta = |theta_init| * s in place (or theta_init * m, for a binary mask); norm parameters stay.
 
+        What starts at 0 stays 0, whatever its sign in the mask: the biases of some networks, as
+        docs/notes/initialization.md tells.
         The model may have the same network under another prefix, or another number of classes; both are logged.
 
         Args:

@@ -52,7 +52,7 @@ def interpolate(psi: Tensors, psi_init: Tensors, alpha: Tensor | float) -> dict[
 
 
 def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[str, Tensor]:
-    """|theta_init| * s: magnitudes of a fresh init, signs and zeros of the mask (Section 3.2).
+    """|theta_init| * s: magnitudes of a fresh init, signs and zeros of the mask (Section 3.2); what is 0 stays 0.
 
     Args:
         theta_init: name -> freshly initialized parameter.

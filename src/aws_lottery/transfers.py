@@ -105,6 +105,7 @@ def transfer_(
 ) -> None:
     """Turn a freshly initialized `model` into the start of a final training, held to its mask (SignedMask.held).
 
+    A bias that is initialized at 0 takes no sign from the mask (docs/notes/initialization.md).
     Args:
         weights: name -> parameter or buffer, theta_T (`solution_weights`); needed by a transfer that says so.
         seed: of random signs and shuffles.

@@ -4,9 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import he_init_
+
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters (option A: subsample, pad channels with zeros)."""
+    """Two 3x3 convolutions and a shortcut without parameters (option A: subsample, pad channels with zeros).
+
+    He et al. (2016) have option A in all their networks for CIFAR (Section 4.2), so that these have no more parameters
+    than the plain ones. Option B has a 1x1 convolution where the channels change, and so more weights to prune; the
+    paper does not say which of the two its ResNet-32 (Figure 4) has.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -26,7 +33,10 @@ class CifarResNet(nn.Module):
     """ResNet of `depth` = 6n + 2 layers in three stages of n blocks, of 1, 2 and 4 times `width` channels.
 
     Images (batch, channels, height, width) of any size from 4 up -> logits (batch, num_classes). Depth 20, width 16,
-    10 classes: 269,722 parameters, convolutions initialized as He et al. (2015).
+    10 classes: 269,722 parameters (with option B shortcuts it would be 272,474).
+
+    Initialization: convolutions N(0, 2 / fan_out), as in fb.resnet.torch; the classifier as torch makes it, bias
+    included (there: 0), so that the bias takes its sign from a mask.
     Raises: ValueError for another depth.
     """
 
@@ -43,9 +53,7 @@ class CifarResNet(nn.Module):
                 blocks.append(BasicBlock(size // 2 if first else size, size, stride=2 if first else 1))
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(4 * width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_init_(self)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.blocks(torch.relu(self.bn1(self.conv1(pixel_values))))

@@ -34,11 +34,19 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """1x1 up, depthwise, squeeze-excite, 1x1 down; a shortcut where the stride is 1 and the channels stay."""
+    """1x1 up, depthwise, squeeze-excite, 1x1 down; a shortcut where the stride is 1 and the channels stay.
 
-    def __init__(self, channels_in: int, channels: int, expansion: int, kernel: int, stride: int):
+    With expansion 1 there is no 1x1 up; `unused_expansion` makes one all the same, which no forward uses. It is not
+    trained, so it gets no gradient, as in the authors' code, and DistributedDataParallel waits for none.
+    """
+
+    def __init__(
+        self, channels_in: int, channels: int, expansion: int, kernel: int, stride: int, unused_expansion: bool = False
+    ):
         super().__init__()
         hidden = channels_in * expansion
+        if expansion == 1 and unused_expansion:
+            self.unused = conv_norm(channels_in, hidden).requires_grad_(False)
         self.residual = nn.Sequential(
             *([conv_norm(channels_in, hidden, activation=nn.SiLU)] if expansion > 1 else []),
             conv_norm(hidden, hidden, kernel, stride=stride, groups=hidden, activation=nn.SiLU),
@@ -56,21 +64,32 @@ class EfficientNetB0(nn.Module):
 
     `small_image` is the usual CIFAR form, the authors' too: a stem of stride 1 and no 1x1 convolution to 1280 channels
     before the classifier. No stochastic depth: the authors' code has a rate for it that is always 0.
+    `unused_expansion`: the first block has the 1x1 convolution and its BatchNorm that the authors' code makes there and
+    never uses; its weights may be pruned like all others (docs/notes/protocols.md).
+
+    Initialization: the small-image form has torch's default throughout, as the authors' own; that for ImageNet is
+    torchvision's: convolutions N(0, 2 / fan_out), the classifier U(-1, 1) / sqrt(num_classes), all their biases 0.
     """
 
-    def __init__(self, num_classes: int, *, small_image: bool = False, dropout: float = 0.2):
+    def __init__(
+        self, num_classes: int, *, small_image: bool = False, dropout: float = 0.2, unused_expansion: bool = False
+    ):
         super().__init__()
         self.stem = conv_norm(3, 32, 3, stride=1 if small_image else 2, activation=nn.SiLU)
         blocks, channels_in = [], 32
         for expansion, channels, count, kernel, stride in STAGES:
             for block in range(count):
-                blocks.append(MBConv(channels_in, channels, expansion, kernel, stride if block == 0 else 1))
+                first = stride if block == 0 else 1
+                blocks.append(MBConv(channels_in, channels, expansion, kernel, first, unused_expansion))
                 channels_in = channels
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Identity() if small_image else conv_norm(channels_in, 1280, activation=nn.SiLU)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels_in if small_image else 1280, num_classes)
-        he_init_(self)
+        if not small_image:
+            he_init_(self)
+            nn.init.uniform_(self.classifier.weight, -(num_classes**-0.5), num_classes**-0.5)
+            nn.init.zeros_(self.classifier.bias)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         features = self.head(self.blocks(self.stem(pixel_values)))

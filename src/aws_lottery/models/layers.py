@@ -1,4 +1,4 @@
-"""What the convolutional networks share: convolution + BatchNorm, and one initialization."""
+"""What the convolutional networks share: convolution + BatchNorm, and torchvision's initialization."""
 
 from collections.abc import Callable
 
@@ -23,14 +23,21 @@ def conv_norm(
     return nn.Sequential(*layers, *([activation()] if activation else []))
 
 
-def he_init_(model: nn.Module) -> None:
+def he_init_(model: nn.Module, *, linear_std: float | None = None) -> None:
     """Convolutions from N(0, 2 / fan_out) (He et al., 2015; torchvision's convention), their biases 0.
 
-    Everything else stays as torch makes it: BatchNorm (1, 0), linear layers U(-1, 1) / sqrt(fan_in). The authors' own
-    MobileNetV2, ShuffleNet and EfficientNet for small images have torch's default in the convolutions as well.
+    Everything else stays as torch makes it: BatchNorm (1, 0), linear layers U(-1, 1) / sqrt(fan_in). Which network has
+    which initialization, and from where: docs/notes/initialization.md.
+
+    Args:
+        linear_std: linear layers from N(0, linear_std^2), their biases 0.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

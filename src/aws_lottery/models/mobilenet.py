@@ -72,9 +72,7 @@ class MobileNetV2(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(features, num_classes)
         if not small_image:
-            he_init_(self)
-            nn.init.normal_(self.classifier.weight, std=0.01)
-            nn.init.zeros_(self.classifier.bias)
+            he_init_(self, linear_std=0.01)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         features = self.head(self.blocks(self.stem(pixel_values)))

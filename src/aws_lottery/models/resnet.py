@@ -40,6 +40,9 @@ class ResNet(nn.Module):
     """Images (batch, 3, height, width) -> logits (batch, num_classes).
 
     `small_image`: a 3x3 stem of stride 1 and no max-pool. No scale of a BatchNorm starts at 0.
+
+    Initialization is torchvision's: convolutions N(0, 2 / fan_out), the classifier as torch makes it. The stem for
+    small images stays as torch makes it, as in the authors' ResNet-50, which is torchvision's with another stem.
     Raises: ValueError for a depth that is not in LAYOUTS.
     """
 
@@ -61,7 +64,7 @@ class ResNet(nn.Module):
                 channels = width * expansion
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(channels, num_classes)
-        he_init_(self)
+        he_init_(self.blocks if small_image else self)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.classifier(self.blocks(self.stem(pixel_values)).mean(dim=(2, 3)))

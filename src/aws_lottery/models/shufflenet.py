@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .layers import conv_norm, he_init_
+from .layers import conv_norm
 
 CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # groups -> channels of the first stage (Table 1 there)
 BLOCKS = (4, 8, 4)  # of each stage; channels double from stage to stage
@@ -33,6 +33,9 @@ class ShuffleNet(nn.Module):
 
     `small_image` is the usual CIFAR form, the authors' too, but for the convolutions' biases that BatchNorm cancels:
     a stem of stride 1, no max-pool, and the very first 1x1 convolution is grouped like the others.
+
+    Initialization: the small-image form has torch's default throughout, as the authors' own; the convolutions of that
+    for ImageNet, which the paper does not use, start as imgclsmob's: uniform with variance 2 / fan_in.
     Raises: ValueError for another number of groups.
     """
 
@@ -53,7 +56,10 @@ class ShuffleNet(nn.Module):
                 channels_in = channels
         self.units = nn.Sequential(*units)
         self.classifier = nn.Linear(channels_in, num_classes)
-        he_init_(self)
+        if not small_image:
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_uniform_(module.weight)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.classifier(self.units(self.stem(pixel_values)).mean(dim=(2, 3)))

@@ -12,6 +12,9 @@ class VGG11(nn.Module):
 
     `small_image` has one linear layer after the mean of the features, instead of three with `dropout` between them
     after pooling to 7x7. Convolutions have biases, as published.
+
+    Initialization: the form for ImageNet is torchvision's: convolutions N(0, 2 / fan_out), linear layers N(0, 0.01^2),
+    all their biases 0. The small-image form is pytorch-cifar's, with torch's default throughout.
     """
 
     def __init__(self, num_classes: int, *, small_image: bool = False, dropout: float = 0.5):
@@ -29,7 +32,8 @@ class VGG11(nn.Module):
             *(nn.Sequential(nn.Linear(*sizes), nn.ReLU(), nn.Dropout(dropout)) for sizes in hidden)
         )
         self.classifier = nn.Linear(512 if small_image else 4096, num_classes)
-        he_init_(self)
+        if not small_image:
+            he_init_(self, linear_std=0.01)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.classifier(self.hidden(self.pool(self.features(pixel_values)).flatten(1)))
