@@ -26,7 +26,7 @@ from aws_lottery.data import ImageData
 from aws_lottery.data.made_up import made_up_images
 from aws_lottery.data.presets import CIFAR
 from aws_lottery.experiments.comparison import Comparison
-from aws_lottery.models import fresh_network, model_code
+from aws_lottery.models import fresh_network, model_code, options_under
 from aws_lottery.paper import SMALL_IMAGES
 from aws_lottery.runs.lock import do_all
 
@@ -152,7 +152,7 @@ def main() -> None:
         data.num_classes,
         image_size=data.image_size,
         channels_last=given.channels_last,
-        **row.options,
+        **options_of(row),
     )
 
     do_all(
@@ -187,6 +187,11 @@ def images_of(source: str, classes: int | None) -> str | DatasetDict:
     return chosen.cast_column("label", label)
 
 
+def options_of(row: Experiment) -> dict[str, Any]:
+    """Of the network."""
+    return {**row.options, **options_under(row.model, row.protocol)}
+
+
 def search(
     row: Experiment, method: str, fresh: Callable[[int], nn.Module], data: ImageData, folder: str, accelerator: Any
 ) -> None:
@@ -212,7 +217,7 @@ def search(
             "dataset": data.name,
             "task": "image-classification",
             "command": shlex.join(sys.argv),
-            "model_code": model_code(row.model, data.num_classes, row.image_size, **row.options),
+            "model_code": model_code(row.model, data.num_classes, row.image_size, **options_of(row)),
         },
     )
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aws_lottery import SignedMaskConfig
-from aws_lottery.models import ARCHITECTURES, create_model
+from aws_lottery import AWSPruner, SignedMaskConfig
+from aws_lottery.models import ARCHITECTURES, create_model, options_under
 from aws_lottery.parameters.partition import is_norm, partition
 
 IMAGENET = [name for name, row in ARCHITECTURES.items() if row.parameters]
@@ -109,6 +109,22 @@ def test_an_unused_convolution_of_efficientnet_is_there_if_asked_for_and_no_forw
     F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([1, 3])).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == [unused, "blocks.0.unused.1.weight", "blocks.0.unused.1.bias"]
+
+
+def test_released_code_prunes_and_signs_the_unused_convolution_and_trains_nothing_of_it():
+    assert options_under("efficientnet_b0", "paper") == options_under("resnet50", "released-code") == {}
+    config = SignedMaskConfig(protocol="released-code", rounds=1)
+    model = create_model("efficientnet_b0", 4, image_size=32, **options_under("efficientnet_b0", config.protocol))
+    unused = model.get_parameter("blocks.0.unused.0.weight")
+    start = unused.clone()
+    pruner = AWSPruner(model, config)
+    for _ in pruner.rounds():
+        F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([1, 3])).backward()
+        torch.optim.SGD(model.parameters(), 0.1, weight_decay=5e-4).step()
+    mask = pruner.signed_mask()["blocks.0.unused.0.weight"]
+    assert 0 < mask.count_nonzero() < 1024
+    assert torch.equal(unused, start * mask.abs())
+    assert torch.equal(mask, unused.sign().to(torch.int8))
 
 
 def test_a_narrow_mobilenetv2_has_a_sixteenth_of_the_weights():

@@ -22,7 +22,7 @@ from aws_lottery import (
     find_signed_mask,
     train,
 )
-from aws_lottery.data import ImageData, Images
+from aws_lottery.data import ImageData, Images, batches
 from aws_lottery.parameters import norm_interpolation
 from aws_lottery.processes import together, warn_if_alone
 from aws_lottery.runs import checkpoint
@@ -100,6 +100,21 @@ def test_two_ranks_find_the_mask_of_one_on_the_same_global_batch():
     mask, _, _ = _search(Accelerator(cpu=True))
     expected = torch.cat([mask[name].flatten() for name in mask]).tolist()
     debug_launcher(_on_each_rank_like_one, args=(expected,), num_processes=2)
+
+
+def _sizes_on_each_rank():
+    """70 images in batches of 16: the last 6 are shared by filling them up to a full batch."""
+    torch.set_num_threads(1)
+    loader = _accelerator().prepare(batches(_data(), 16, seed=0, partial_batch=True))
+    shares = gather_object([[x[:, 0, 0, 0].tolist() for x, _ in loader]])
+    assert [[len(x) for x in share] for share in shares] == [[8] * 5, [8] * 5]
+    (first, last), (other_first, other_last) = [(share[0], share[-1]) for share in shares]
+    assert last[6:] + other_last == (first + other_first)[:10]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_partial_batch_is_filled_up_from_the_epochs_first_images_for_two_ranks():
+    debug_launcher(_sizes_on_each_rank, num_processes=2)
 
 
 class _Killed(Exception):

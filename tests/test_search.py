@@ -180,6 +180,16 @@ def test_batchnorm_is_re_estimated_where_the_protocol_says_so(tmp_path, monkeypa
     assert len(calls) == times
 
 
+def test_released_code_trains_on_partial_batches_and_goes_on_from_one(tmp_path):
+    config = SignedMaskConfig(protocol="released-code", rounds=2, warmup_epochs=1, epochs_per_round=1)
+    options = {"config": config, "training": TrainingConfig(batch_size=12)}  # 12, 12, 8 an epoch
+    expected = search(tmp_path / "whole", **options)
+    for line in metrics(tmp_path / "whole"):
+        assert line["seconds"] == pytest.approx(32 / line["images_per_second"], abs=0.006)  # both are rounded
+    assert killed_at(6, tmp_path / "cut", **options) == -signal.SIGKILL  # in the second partial batch
+    assert dict_of(search(tmp_path / "cut", **options)) == dict_of(expected)
+
+
 def test_a_finished_search_is_only_read_again(whole):
     mask, folder = whole
     before = (folder / "metrics.jsonl").read_bytes()

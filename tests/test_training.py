@@ -55,6 +55,19 @@ def test_batches_shuffle_by_seed_and_leave_out_a_short_one(data):
     assert [len(x) for x, _ in batches(data, 5)] == [5] * 6 + [2]
 
 
+def test_a_partial_batch_comes_last_where_it_is_wanted(data):
+    sizes = [len(x) for x, _ in batches(data, 5, seed=1, partial_batch=True)]
+    assert sizes == [5] * 6 + [2]
+    seen = torch.cat([x[:, 0, 0, 0] for x, _ in batches(data, 5, seed=1, partial_batch=True)])
+    assert len(seen.unique()) == 32
+    assert [len(x) for x, _ in batches(data, 40, seed=1, partial_batch=True)] == [32]
+
+
+def test_a_last_batch_of_one_image_is_refused(data):
+    with pytest.raises(ValueError, match="32 images in batches of 31 leave 1 for the last batch"):
+        batches(data, 31, seed=1, partial_batch=True)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_training_learns(convnet, data, accelerator, optimizer, schedule):
@@ -150,6 +163,34 @@ def test_steps_are_counted_as_they_are_made(convnet, data, accumulating, accumul
     (training,) = ended
     assert training.images == 2 * 32
     assert training.cost()["images_per_second"] == pytest.approx(64 / training.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 4), (3, 2)])
+def test_a_partial_batch_makes_its_own_step(convnet, data, accumulating, accumulation, steps):
+    accelerator = accumulating(accumulation)
+    made, ended, config = [], [], TrainingConfig(epochs=2, batch_size=9)  # 9, 9, 9, 5
+    options = {"on_step": made.append, "on_end": ended.append, "partial_batches": True}
+    train(convnet, data, config, accelerator=accelerator, seed=0, **options)
+    assert len(made) == 2 * steps == 2 * steps_an_epoch(data, config, accelerator, partial_batches=True)
+    assert ended[0].images == 2 * 32
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_training_cut_anywhere_goes_on_to_the_same_weights_with_partial_batches(
+    convnet, data, accumulating, accumulation
+):
+    accelerator, config, states = accumulating(accumulation), TrainingConfig(epochs=2, batch_size=9), []
+
+    def keep(training):
+        states.append(copy.deepcopy((convnet.state_dict(), training.state_dict())))
+
+    options = {"accelerator": accelerator, "seed": 0, "partial_batches": True}
+    loss = train(convnet, data, config, on_step=keep, **options)
+    expected = copy.deepcopy(convnet.state_dict())
+    for weights, training in states:
+        convnet.load_state_dict(weights)
+        assert train(convnet, data, config, resume=training, **options) == loss
+        assert all(torch.equal(value, expected[name]) for name, value in convnet.state_dict().items())
 
 
 def test_training_leaves_an_unwrapped_model_that_can_train_again(convnet, data, accelerator):

@@ -43,6 +43,8 @@ class Protocol:
     recalibrate: bool  # BatchNorm statistics are re-estimated before an accuracy is measured
     seeded_init: bool  # two trainings that are to differ in SGD noise alone start at the same init
     truncate_survivors: bool  # of n survivors int((1 - rate) n) stay, instead of floor(rate n) going
+    partial_batches: bool  # a last batch of an epoch that is not full is trained on, instead of left out
+    unused_layers: bool  # networks have the layers that the authors' own have and never use (models.options_under)
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -53,6 +55,8 @@ PROTOCOLS: dict[str, Protocol] = {
         recalibrate=True,
         seeded_init=True,
         truncate_survivors=False,
+        partial_batches=False,
+        unused_layers=False,
     ),
     "released-code": Protocol(
         prune_first=True,
@@ -61,6 +65,8 @@ PROTOCOLS: dict[str, Protocol] = {
         recalibrate=False,
         seeded_init=False,
         truncate_survivors=True,
+        partial_batches=True,
+        unused_layers=True,
     ),
 }
 

@@ -156,6 +156,7 @@ def train(
     on_step: Callable[[Training], Any] = lambda training: None,
     on_end: Callable[[Training], Any] = lambda training: None,
     resume: dict[str, Any] | None = None,
+    partial_batches: bool = False,
 ) -> float:
     """Train `model` in place: A(theta, u). With `config.ema_decay` it ends at the averaged weights.
 
@@ -164,7 +165,8 @@ def train(
         on_step: called after each optimizer step (for a progress bar, a checkpoint).
         on_end: called once at the end (for what it cost).
         resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
-    Returns: mean loss over the last epoch, of all processes; NaN for 0 epochs.
+        partial_batches: train on an epoch's last batch if it is not full, too (Protocol.partial_batches; `batches`).
+    Returns: mean loss over the batches of the last epoch, of all processes; NaN for 0 epochs.
     Raises: ValueError, before the first step, if the model does not fit the data; FloatingPointError if a loss is NaN
         or infinite, at the end of its epoch.
     """
@@ -177,7 +179,8 @@ def train(
     start = time.perf_counter()
     while training.epoch < config.epochs:
         training.network.train()
-        loader = accelerator.prepare(batches(data, config.batch_size, seed=_mix(seed, training.epoch)))
+        epoch_seed = _mix(seed, training.epoch)
+        loader = accelerator.prepare(batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches))
         for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
             stepped = training.learn(images, labels)
             if training.step == len(loader):
@@ -193,9 +196,12 @@ def train(
     return training.loss
 
 
-def steps_an_epoch(data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator") -> int:
-    """Optimizer steps in an epoch, of all processes together; what is left over at its end makes one, too."""
-    return math.ceil(len(data) // config.batch_size / accelerator.gradient_accumulation_steps)
+def steps_an_epoch(
+    data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator", *, partial_batches: bool = False
+) -> int:
+    """Optimizer steps in an epoch of `train`, of all processes together; batches left over at its end make one, too."""
+    count = math.ceil if partial_batches else math.floor
+    return math.ceil(count(len(data) / config.batch_size) / accelerator.gradient_accumulation_steps)
 
 
 def _mix(seed: int, epoch: int) -> int:

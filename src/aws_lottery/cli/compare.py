@@ -20,7 +20,7 @@ from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
 from ..experiments.panels import require_matplotlib
 from ..experiments.report import TABLE_FILE
-from ..models import ARCHITECTURES, fresh_network
+from ..models import ARCHITECTURES, fresh_network, options_under
 from ..paper import RECIPES
 from ..transfers import TRANSFERS
 from .options import (
@@ -83,7 +83,8 @@ def run(given: argparse.Namespace) -> None:
         except ModuleNotFoundError as error:
             raise SystemExit(f"{error}, or go without them: --no_plots") from error
     given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
-    name = given.model or SearchRound(Path(given.searches[0]), given.rounds[0]).architecture
+    first = SearchRound(Path(given.searches[0]), given.rounds[0])
+    name = given.model or first.architecture
     if name is None or name not in ARCHITECTURES:
         raise ValueError(f"--model is needed: the search is of '{name}', not one of {', '.join(ARCHITECTURES)}")
     config = final_config(settings_for(name, RECIPES[given.recipe]), given)
@@ -92,7 +93,14 @@ def run(given: argparse.Namespace) -> None:
     write_options(given, {"model": name, **asdict(config)}, accelerator)
     comparison = Comparison(
         given.searches,
-        partial(fresh_network, name, data.num_classes, image_size=data.image_size, channels_last=given.channels_last),
+        partial(
+            fresh_network,
+            name,
+            data.num_classes,
+            image_size=data.image_size,
+            channels_last=given.channels_last,
+            **options_under(name, first.protocol),
+        ),
         data,
         config,
         output_dir=given.output_dir,

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..config import METHODS, PROTOCOLS, PRUNABLE_KINDS, SignedMaskConfig
 from ..criteria import CRITERIA
-from ..models import ARCHITECTURES, fresh_network, model_code
+from ..models import ARCHITECTURES, fresh_network, model_code, options_under
 from ..paper import RECIPES, Settings
 from ..runs.search import OF_FINAL_TRAINING, find_signed_mask, round_folder
 from ..summaries import size_text
@@ -94,13 +94,20 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     folder = Path(given.output_dir)
     accelerator = accelerator_for(given, {"search": config.to_dict(), "training": asdict(training)})
     data = data_for(given, accelerator)
+    network_options = options_under(model_name, config.protocol)
     model = fresh_network(
-        model_name, data.num_classes, given.seed, image_size=data.image_size, channels_last=given.channels_last
+        model_name,
+        data.num_classes,
+        given.seed,
+        image_size=data.image_size,
+        channels_last=given.channels_last,
+        **network_options,
     )
     start = start_of(given, model)
     remaining = start["mask"].remaining if "mask" in start else 1.0
     config = config.starting_at(remaining)
-    steps = steps_an_epoch(data.train, training, accelerator)
+    partial_batches = PROTOCOLS[config.protocol].partial_batches
+    steps = steps_an_epoch(data.train, training, accelerator, partial_batches=partial_batches)
     accelerator.print(_cost(model, config, training.batch_size, steps, remaining))
     write_options(given, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator)
     mask = find_signed_mask(
@@ -116,7 +123,7 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
             "dataset": given.dataset,
             "task": "image-classification",
             "command": command_line(),
-            "model_code": model_code(model_name, data.num_classes, data.image_size),
+            "model_code": model_code(model_name, data.num_classes, data.image_size, **network_options),
         },
         solution_epochs=given.solution_epochs,
         **start,

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from ..config import PROTOCOLS
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import solution_weights
-from ..models import ARCHITECTURES, fresh_network
+from ..models import ARCHITECTURES, fresh_network, options_under
 from ..paper import RECIPES
 from ..runs.final_training import final_training
 from ..training_config import TrainingConfig
@@ -76,8 +76,14 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
     accelerator = accelerator_for(given, {"training": asdict(config)})
     data = data_for(given, accelerator)
     write_options(given, {"model": name, **asdict(config)}, accelerator)
+    protocol = mask.config.protocol if mask.config else "paper"
     model = fresh_network(
-        name, data.num_classes, given.seed, image_size=data.image_size, channels_last=given.channels_last
+        name,
+        data.num_classes,
+        given.seed,
+        image_size=data.image_size,
+        channels_last=given.channels_last,
+        **options_under(name, protocol),
     )
     transfer = TRANSFERS[given.transfer]
     weights = solution_weights(given.mask, mask) if transfer.needs_weights else None
@@ -92,7 +98,7 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, given: argp
         accelerator=accelerator,
         identity=identity,
         seed=given.data_seed,
-        recalibrated=mask.config is None or PROTOCOLS[mask.config.protocol].recalibrate,
+        protocol=PROTOCOLS[protocol],
     )
     accelerator.print(f"{given.output_dir}: {json.dumps(result, indent=2)}")
     accelerator.end_training()

@@ -25,26 +25,43 @@ class Images(TensorDataset):
         return Images(*(tensor.to(device) for tensor in self.tensors))
 
 
-def batches(data: Images | ImageSplit, batch_size: int, *, seed: int | None = None) -> DataLoader:
+def batches(
+    data: Images | ImageSplit, batch_size: int, *, seed: int | None = None, partial_batch: bool = False
+) -> DataLoader:
     """A loader of (images, labels) batches.
 
     Args:
         data: images as they are, or a split of `load_data`, which is augmented if a seed is given.
         batch_size: over all processes together, where accelerate prepares the loader with split_batches.
-        seed: of the data order, reshuffled every epoch, a last short batch left out (BatchNorm can't train on one
-            image), and of the augmentation; None: in order, all of them, in the evaluation view.
-    Raises: ValueError if not one batch is full, or batch_size is no number of images.
+        seed: of the data order, reshuffled every epoch, and of the augmentation; None: in order, all of them, in the
+            evaluation view.
+        partial_batch: in the order of a seed, give a last batch that is not full as well, instead of leaving it out.
+            Several processes need equal shares: accelerate fills it up for them, from the epoch's first images.
+    Raises: ValueError if not one batch is full and none else is wanted, if the last one would be a single image,
+        or batch_size is no number of images.
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}")
     shuffle = seed is not None
-    if shuffle and len(data) < batch_size:
-        raise ValueError(f"batch_size={batch_size} is more than there is, {len(data)} images: no batch would be full")
+    if shuffle:
+        _check(len(data), batch_size, partial_batch)
+    drop_last = shuffle and not partial_batch
     if isinstance(data, ImageSplit):
         order = SeededOrder(len(data), seed=seed, draws=data.augmentation.draws)
-        return ImageLoader(data, batch_size, order)
+        return ImageLoader(data, batch_size, order, drop_last=drop_last)
     generator = torch.Generator().manual_seed(seed) if shuffle else None
-    return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=shuffle, collate_fn=as_is)
+    return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=drop_last, collate_fn=as_is)
+
+
+def _check(images: int, batch_size: int, partial_batch: bool) -> None:
+    if not partial_batch and images < batch_size:
+        raise ValueError(f"batch_size={batch_size} is more than there is, {images} images: no batch would be full")
+    if partial_batch and images % batch_size == 1:
+        raise ValueError(
+            f"{images} images in batches of {batch_size} leave 1 for the last batch of an epoch, which is trained on "
+            "too, and BatchNorm has no statistics of one image; take another batch_size, or the protocol 'paper', "
+            "which leaves that batch out"
+        )
 
 
 class SeededOrder(Sampler[Item]):
@@ -89,7 +106,7 @@ class ImageLoader(DataLoader):
     accelerate builds its own loader from this one's parts; its batches are the same, on the accelerator's device.
     """
 
-    def __init__(self, split: ImageSplit, batch_size: int, order: SeededOrder):
+    def __init__(self, split: ImageSplit, batch_size: int, order: SeededOrder, *, drop_last: bool):
         workers = 0 if isinstance(split, DecodedSplit) else split.workers
         options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
         self.split = split
@@ -97,7 +114,7 @@ class ImageLoader(DataLoader):
             split,
             batch_size,
             sampler=order,
-            drop_last=order.seed is not None,
+            drop_last=drop_last,
             collate_fn=as_is,
             num_workers=workers,
             pin_memory=bool(workers) and torch.cuda.is_available(),

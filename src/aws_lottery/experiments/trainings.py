@@ -96,7 +96,7 @@ class Trainings:
                 accelerator=self.accelerator,
                 identity={"kind": "accuracy", **asdict(origin), "transfer": job.transfer, "seed": job.seed},
                 seed=job.data_seed,
-                recalibrated=protocol.recalibrate,
+                protocol=protocol,
             )
         row = checked(folder / RESULT_FILE, read_file(folder / RESULT_FILE), origin)
         assert isinstance(row, Accuracy)

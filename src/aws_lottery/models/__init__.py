@@ -1,7 +1,7 @@
 """The networks of the paper, and any image classifier of transformers, by name: `create_model`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..config import PROTOCOLS
 from .cifar_resnet import CifarResNet
 from .efficientnet import EfficientNetB0
 from .mlp_mixer import MLPMixer
@@ -28,11 +29,12 @@ class Architecture:
     parameters: int | None = None  # ImageNet form, 1000 classes
     small_parameters: int | None = None  # small-image form, 10 classes
     sized_by: Literal["small_image", "image_size"] | None = "small_image"  # the option of `build` that takes the size
+    unused_layers: Mapping[str, Any] = field(default_factory=dict)  # options that build what the authors' never uses
 
 
 # Published counts: torchvision's, imgclsmob's for ShuffleNet, pytorch-cifar's for small images; MLP-Mixer 7.79 M in the
 # paper. ShuffleNet for small images has the authors' 925,618 less 12,240 biases that BatchNorm cancels, EfficientNet
-# their 3,599,686 less 1,088 in a layer that their forward never uses.
+# their 3,599,686 less 1,088 in layers that their forward never uses (`options_under` has them).
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": Architecture(partial(ResNet, 18), 11_689_512, 11_173_962),
     "resnet8": Architecture(partial(CifarResNet, 8), None, 75_290, sized_by=None),  # counted by hand
@@ -41,7 +43,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet50": Architecture(partial(ResNet, 50), 25_557_032, 23_520_842),
     "mobilenetv2": Architecture(MobileNetV2, 3_504_872, 2_296_922),
     "shufflenet": Architecture(ShuffleNet, 1_865_728, 913_378),
-    "efficientnet_b0": Architecture(EfficientNetB0, 5_288_548, 3_598_598),
+    "efficientnet_b0": Architecture(EfficientNetB0, 5_288_548, 3_598_598, unused_layers={"unused_expansion": True}),
     "vgg11_bn": Architecture(VGG11, 132_868_840, 9_231_114),
     "mlp_mixer": Architecture(MLPMixer, 7_786_968, None, sized_by="image_size"),
 }
@@ -84,6 +86,14 @@ def fresh_network(
     if channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's overloads lack it
     return model
+
+
+def options_under(name: str, protocol: str) -> dict[str, Any]:
+    """The options of `create_model` that a network has under a protocol, most often none.
+
+    Raises: ValueError for an unknown network; KeyError for an unknown protocol.
+    """
+    return dict(_architecture(name).unused_layers) if PROTOCOLS[protocol].unused_layers else {}
 
 
 def model_code(name: str, num_classes: int, image_size: int, **options: Any) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from .. import checked_tensors
 from ..atomic import replace_file
+from ..config import PROTOCOLS, Protocol
 from ..data import ImageData
 from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
@@ -36,7 +37,7 @@ def final_training(
     accelerator: "Accelerator",
     identity: Mapping[str, Any],
     seed: int,
-    recalibrated: bool = True,
+    protocol: Protocol = PROTOCOLS["paper"],
 ) -> dict[str, Any]:
     """Train `model` from where it is, and measure it before and after; or tell what was measured, if that was done.
 
@@ -47,7 +48,7 @@ def final_training(
         model: on any device; held to its mask, if it has one.
         identity: plain data that tells this training from others; in the result, and the same if it is resumed.
         seed: u, of the data order.
-        recalibrated: measure with BatchNorm re-estimated on the training data.
+        protocol: whether BatchNorm is re-estimated before a measurement, and partial batches are trained on.
     Returns: `identity`, `training` (the hyper-parameters), `data_seed`, and `before` and `after`, top-1 accuracies in
         percent.
     Raises: CheckpointError if output_dir holds another training; ValueError if the model does not fit the data, or the
@@ -68,11 +69,12 @@ def final_training(
             train_data=data.train,
             batch_size=config.batch_size,
             accelerator=accelerator,
-            recalibrated=recalibrated,
+            recalibrated=protocol.recalibrate,
         )
 
     measured: dict[str, Any] = {}
-    steps = config.epochs * steps_an_epoch(data.train, config, accelerator)
+    partial = protocol.partial_batches
+    steps = config.epochs * steps_an_epoch(data.train, config, accelerator, partial_batches=partial)
     settings = {**identity, "data": fingerprint(data.train), "test_data": fingerprint(data.test)}
     run = Run(output_dir, settings, model, accelerator, total_steps=steps, more_state=lambda: measured)
     path = run.folder / RESULT_FILE
@@ -89,6 +91,7 @@ def final_training(
                 seed=seed,
                 on_step=run.after_step,
                 resume=run.training,
+                partial_batches=partial,
             )
             measured["after"] = accuracy()
         except FloatingPointError as error:

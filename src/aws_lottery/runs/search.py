@@ -115,6 +115,7 @@ def find_signed_mask(
         output_dir. Each on all processes.
     """
     check_initialized(parameters_of(unwrap(model)))
+    protocol = PROTOCOLS[config.protocol]
     shard_(model, accelerator)
     if not is_sharded_model(model):
         model.to(accelerator.device)
@@ -124,6 +125,7 @@ def find_signed_mask(
     mask = None if mask is None else as_mask(mask)
     pruner = pruner_for(model, config, mask=mask, psi_init=psi_init)
     used = {name: value for name, value in asdict(training).items() if name not in OF_FINAL_TRAINING}
+    steps = steps_an_epoch(data, training, accelerator, partial_batches=protocol.partial_batches)
     run = Run(
         output_dir,
         {
@@ -138,7 +140,7 @@ def find_signed_mask(
         },
         pruner.model,
         accelerator,
-        total_steps=(pruner.config.epochs + solution_epochs) * steps_an_epoch(data, training, accelerator),
+        total_steps=(pruner.config.epochs + solution_epochs) * steps,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
         more_state=pruner.state_dict,
@@ -172,6 +174,7 @@ def find_signed_mask(
                 on_step=run.after_step,
                 on_end=run.after_training,
                 resume=under_way,
+                partial_batches=protocol.partial_batches,
             )
             under_way = None
             metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss, **run.cost}
@@ -182,7 +185,7 @@ def find_signed_mask(
                     train_data=data,
                     batch_size=training.batch_size,
                     accelerator=accelerator,
-                    recalibrated=PROTOCOLS[config.protocol].recalibrate,
+                    recalibrated=protocol.recalibrate,
                 )
             run.progress.stage_done(metrics)
             run.log(metrics)
