@@ -19,7 +19,9 @@ class Method:
 
     rewind_to: Literal["init", "warmup"] | None  # where parameters go back to after a prune; None: they stay
     interpolate_norm: bool = False  # forward with (psi, psi_init)_alpha in training (Eq. 2)
-    scores: bool = False  # weights stay at init, and scores that choose among them are trained (GemMiner)
+    # weights stay at init, and scores that choose among them are trained (GemMiner), by one optimizer whose schedule
+    # runs over the whole search; all that tie with the last one to be pruned are pruned with it
+    scores: bool = False
     # how its lines look in figures, as matplotlib has it: a name, or an offset and dashes; None: by its place
     line: LineStyle | None = field(default=None, compare=False)
 

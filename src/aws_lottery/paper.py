@@ -69,11 +69,13 @@ class Settings:
     warmup_epochs: int
     epochs_per_round: int
     rounds: int
-    final: TrainingConfig  # of the final training; the search has its optimizer and batch size, at a constant rate
+    final: TrainingConfig  # of the final training
+    prune_rate: float = 0.2
+    own_search: TrainingConfig | None = None  # None: the optimizer and batch size of `final`, at a constant rate
 
     @property
     def search(self) -> TrainingConfig:
-        return replace(self.final, schedule="constant")
+        return self.own_search or replace(self.final, schedule="constant")
 
 
 _SGD = TrainingConfig(epochs=100, learning_rate=0.1, weight_decay=5e-4, batch_size=128, schedule="multistep")
@@ -107,5 +109,17 @@ IMAGENET_RELEASED_CODE = {
     name: replace(settings, final=replace(settings.final, epochs=100, min_learning_rate=1e-3))
     for name, settings in IMAGENET.items()
 }
+
+# Gem-Miner as its authors' public code has it for ResNet-32, CIFAR-100 and 0.05 remaining: lambda 5e-6, 29 freezes in
+# 150 epochs, fine-tuning at 0.01; the rest of the fine-tuning as the paper trains all others
+GEM_MINER = Settings(
+    warmup_epochs=5,
+    epochs_per_round=5,
+    rounds=29,
+    prune_rate=0.0981,  # 1 - 0.05^(1/29)
+    own_search=replace(_SGD, epochs=150, weight_decay=1e-5, schedule="cosine"),
+    final=replace(_SGD, learning_rate=0.01),
+)
+OF_METHOD = {"gm": GEM_MINER}  # methods with hyper-parameters of their own, whatever the network
 
 RECIPES = {"small": SMALL_IMAGES, "imagenet": IMAGENET, "imagenet-released-code": IMAGENET_RELEASED_CODE}

@@ -371,6 +371,7 @@ class AWSPruner:
             score=self._criterion.score,
             gradients=self._gradients.take() if self._gradients else {},
             truncate_survivors=self._protocol.truncate_survivors,
+            with_ties=self._method.scores,
         )
         self._hold.update(masks)
 

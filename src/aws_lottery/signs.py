@@ -85,6 +85,7 @@ def prune(
     score: Score = magnitude,
     gradients: Tensors = MappingProxyType({}),
     truncate_survivors: bool = False,
+    with_ties: bool = False,
 ) -> dict[str, Tensor]:
     """Drop the survivors with the smallest scores, by default magnitudes, globally (Algorithm 1, line 8).
 
@@ -102,7 +103,8 @@ def prune(
         gradients: name -> gradient, for scores that need it.
         truncate_survivors: int((1 - rate) * survivors) stay, as in the authors' released code, instead of
             floor(rate * survivors) going; that is one fewer unless rate * survivors is whole.
-    Returns: a new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones.
+        with_ties: all survivors go that are as small as the last of these, however many they are.
+    Returns: a new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones, or more `with_ties`.
     Raises: ValueError if the rate is out of range, if names or shapes do not match, if a weight is NaN or
         infinite, or if a score is no score.
     """
@@ -122,6 +124,8 @@ def prune(
     # pruned entries have the smallest key, 0, so they only shift the rank
     threshold, below = select(scores, mask, pruned + drop - 1, wide)
     ties = drop - (below - pruned if threshold else 0)  # how many of the survivors at the threshold must go
+    if with_ties:
+        ties = survivors  # as many as there are
     smaller = {}
     for name, values in scores.items():
         smaller[name], ties = keep(values, mask[name], threshold, ties, wide)

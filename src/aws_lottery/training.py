@@ -60,6 +60,10 @@ class Training:
             "scaler": None if scaler is None else scaler.state_dict(),
         }
 
+    def state_to_go_on(self) -> dict[str, Any]:
+        """Of a training that stopped at an epoch's end, for one that goes on with a cost and an average of its own."""
+        return {**self.state_dict(), "average": None, "images": 0, "seconds": 0.0}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
         self.images, self.seconds = state["images"], state["seconds"]
@@ -156,6 +160,7 @@ def train(
     on_step: Callable[[Training], Any] = lambda training: None,
     on_end: Callable[[Training], Any] = lambda training: None,
     resume: dict[str, Any] | None = None,
+    until: int | None = None,
     partial_batches: bool = False,
 ) -> float:
     """Train `model` in place: A(theta, u). With `config.ema_decay` it ends at the averaged weights.
@@ -165,6 +170,7 @@ def train(
         on_step: called after each optimizer step (for a progress bar, a checkpoint).
         on_end: called once at the end (for what it cost).
         resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
+        until: the epoch to stop at, of those of `config`, whose schedule stays as it is; None: the last.
         partial_batches: train on an epoch's last batch if it is not full, too (Protocol.partial_batches; `batches`).
     Returns: mean loss over the batches of the last epoch, of all processes; NaN for 0 epochs.
     Raises: ValueError, before the first step, if the model does not fit the data; FloatingPointError if a loss is NaN
@@ -177,7 +183,7 @@ def train(
     if resume is not None:
         training.load_state_dict(resume)
     start = time.perf_counter()
-    while training.epoch < config.epochs:
+    while training.epoch < (config.epochs if until is None else until):
         training.network.train()
         epoch_seed = _mix(seed, training.epoch)
         loader = accelerator.prepare(batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches))

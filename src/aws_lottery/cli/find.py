@@ -23,7 +23,7 @@ from torch import nn
 from ..config import METHODS, PROTOCOLS, PRUNABLE_KINDS, SignedMaskConfig
 from ..criteria import CRITERIA
 from ..models import ARCHITECTURES, fresh_network, model_code, options_under
-from ..paper import RECIPES, Settings
+from ..paper import OF_METHOD, RECIPES, Settings
 from ..runs.search import OF_FINAL_TRAINING, find_signed_mask, round_folder
 from ..summaries import size_text
 from ..training import steps_an_epoch
@@ -41,7 +41,7 @@ from .options import (
 from .parser import CommandParser, chosen, said
 from .starting import start_of, starting_options
 
-STAGES = ("rounds", "warmup_epochs", "epochs_per_round")  # of Settings
+STAGES = ("rounds", "warmup_epochs", "epochs_per_round", "prune_rate")  # of Settings
 SMOKE = {"warmup_epochs": 1, "epochs_per_round": 1, "rounds": 2}
 SEARCH = tuple(field.name for field in fields(SignedMaskConfig) if field.name not in ("seed", "architecture"))
 
@@ -65,7 +65,7 @@ def search_parser(
     description: str | None, argv: Sequence[str] | None, dataset: str | None, settings: Mapping[str, Settings]
 ) -> CommandParser:
     first = next(iter(settings))
-    row = settings.get(chosen(argv, "model") or first, settings[first])
+    row = OF_METHOD.get(chosen(argv, "method") or "", settings.get(chosen(argv, "model") or first, settings[first]))
     networks = list(dict.fromkeys([*settings, *ARCHITECTURES]))
     parser = options(description, dataset, model=first, networks=networks)
     stages = {name: getattr(row, name) for name in STAGES}
@@ -86,7 +86,7 @@ def search_config(given: argparse.Namespace, name: str, paper: Settings) -> Sign
 
 def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     model_name = given.model or next(iter(settings))
-    paper = settings_for(model_name, settings)
+    paper = OF_METHOD.get(given.method) or settings_for(model_name, settings)
     config, training = search_config(given, model_name, paper), adjusted(paper.search, given)
     if given.output_dir is None:
         data_name = Path(given.dataset or "made-up").name

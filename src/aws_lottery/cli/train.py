@@ -20,7 +20,7 @@ from ..config import PROTOCOLS
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import solution_weights
 from ..models import ARCHITECTURES, fresh_network, options_under
-from ..paper import RECIPES
+from ..paper import OF_METHOD, RECIPES
 from ..runs.final_training import final_training
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
@@ -66,7 +66,8 @@ def run(given: argparse.Namespace) -> None:
     name = given.model or (mask.config.architecture if mask.config else None)
     if name is None or name not in ARCHITECTURES:
         raise ValueError(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
-    config = final_config(settings_for(name, RECIPES[given.recipe]), given)
+    method = mask.config.method if mask.config else ""
+    config = final_config(OF_METHOD.get(method) or settings_for(name, RECIPES[given.recipe]), given)
     given.output_dir = given.output_dir or f"runs/final-{name}-{given.transfer}-seed{given.seed}"
     given.data_seed = given.seed if given.data_seed is None else given.data_seed
     _train_from(mask, name, config, given)

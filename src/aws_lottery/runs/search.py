@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..config import PROTOCOLS, SignedMaskConfig
+from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..data import Images, ImageSplit
 from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
@@ -25,7 +25,7 @@ from ..pruner import AWSPruner, Stage
 from ..sharding import as_laid_out, is_sharded_model
 from ..signs import check_initialized
 from ..starting import MaskSource, as_mask
-from ..training import shard_, steps_an_epoch, train
+from ..training import Training, shard_, steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .checkpoint import CheckpointError, has_checkpoint
 from .output_folder import Run
@@ -96,7 +96,8 @@ def find_signed_mask(
         model: freshly initialized, or with the weights to start from where there is a `mask`.
         training: optimizer, learning rate and batch size of every stage; its epochs and schedule are not used: the
             stages have their own length and a constant rate (Section 4.1). With its ema_decay every stage ends at the
-            average of its weights: that is what is measured, pruned and signed, and where the next stage starts.
+            average of its weights: that is what is measured, pruned and signed, and where the next stage starts. With
+            `gm` one optimizer trains through all stages, and the schedule is used: it runs over all their epochs.
         test_data: measured after each stage, with BatchNorm re-estimated on `data` where the protocol says so; None:
             nothing is measured.
         seed: of the data order.
@@ -124,7 +125,10 @@ def find_signed_mask(
             check_fit(model, images, accelerator, what=what)
     mask = None if mask is None else as_mask(mask)
     pruner = pruner_for(model, config, mask=mask, psi_init=psi_init)
-    used = {name: value for name, value in asdict(training).items() if name not in OF_FINAL_TRAINING}
+    one_training = METHODS[config.method].scores
+    unused = ("epochs",) if one_training else OF_FINAL_TRAINING
+    used = {name: value for name, value in asdict(training).items() if name not in unused}
+    so_far: dict[str, Any] | None = None  # of one training through all stages
     steps = steps_an_epoch(data, training, accelerator, partial_batches=protocol.partial_batches)
     run = Run(
         output_dir,
@@ -143,13 +147,19 @@ def find_signed_mask(
         total_steps=(pruner.config.epochs + solution_epochs) * steps,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
-        more_state=pruner.state_dict,
+        more_state=lambda: {**pruner.state_dict(), "so_far": so_far},
         may_go_on=partial(_has_more_rounds, Path(output_dir)),
     )
 
     def keep(index: int, mask: SignedMask, folder: Path | None = None) -> None:
         folder = folder or round_folder(run.folder, index)
         save_round(folder, mask, pruner, accelerator, about={"training": used, **about})
+
+    def after_training(training: Training) -> None:
+        nonlocal so_far
+        run.after_training(training)
+        if one_training:
+            so_far = training.state_to_go_on()
 
     with run:
         rounds = pruner.config.rounds or 0
@@ -160,6 +170,7 @@ def find_signed_mask(
             return _read_again(last, model)
         if run.more is not None:
             pruner.load_state_dict(run.more)
+            so_far = run.more.get("so_far")  # checkpoints of before have none
         under_way = run.training
         for stage in pruner.rounds(on_mask=keep, solution_epochs=solution_epochs):
             if under_way is None:
@@ -168,12 +179,13 @@ def find_signed_mask(
             loss = train(
                 pruner.model,
                 data,
-                replace(training, epochs=stage.epochs, **({"schedule": "constant"} if stage.index <= rounds else {})),
+                _training_of(stage, training, pruner.config),
                 accelerator=accelerator,
                 seed=1000 * seed + stage.index,
                 on_step=run.after_step,
-                on_end=run.after_training,
-                resume=under_way,
+                on_end=after_training,
+                resume=under_way or so_far,
+                until=_last_epoch(stage, pruner.config) if one_training else None,
                 partial_batches=protocol.partial_batches,
             )
             under_way = None
@@ -197,6 +209,19 @@ def find_signed_mask(
     return found
 
 
+def _training_of(stage: Stage, training: TrainingConfig, config: SignedMaskConfig) -> TrainingConfig:
+    """How a stage is trained: at a constant rate, but for the solution, and scores, whose schedule spans the search."""
+    if METHODS[config.method].scores:
+        return replace(training, epochs=config.epochs)
+    constant = {"schedule": "constant"} if stage.index <= stage.rounds else {}
+    return replace(training, epochs=stage.epochs, **constant)
+
+
+def _last_epoch(stage: Stage, config: SignedMaskConfig) -> int:
+    """Of those of the whole search."""
+    return config.warmup_epochs + stage.index * config.epochs_per_round
+
+
 def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a run's settings differ from those now in nothing but fewer rounds, so that it can go on.
 
@@ -206,6 +231,8 @@ def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
     rounds, more = past.pop("rounds"), future.pop("rounds")
     for config in (past, future):
         config.pop("target_remaining")
+    if METHODS[future["method"]].scores and now["training"]["schedule"] != "constant":
+        return False  # its rate would have been another from the first step on
     if not rounds < more or {**there, "search": past} != {**now, "search": future} or "solution_epochs" in now:
         return False
     if (round_folder(folder, rounds) / WEIGHTS_FILE).exists() and not has_checkpoint(folder):
