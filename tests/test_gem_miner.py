@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,10 +15,12 @@ from test_pruner import OPTIMIZERS, Checkpointed, search_config, steps
 from test_search import dict_of, killed_at, metrics, search
 from torch import nn
 
-from aws_lottery import AWSPruner, GemMiner, SignedMaskConfig, detach, pruner_for
+from aws_lottery import AWSPruner, GemMiner, SignedMaskConfig, TrainingConfig, detach, pruner_for
 from aws_lottery.data import batches, digit_images
 from aws_lottery.gem_miner import effective
 from aws_lottery.mask_file.sparse_weights import load_weights
+from aws_lottery.runs.checkpoint import CheckpointError
+from aws_lottery.runs.output_folder import Run
 
 # scores of small networks move by Adam; see docs/notes/gem-miner.md
 OPTIMIZERS_OF_SCORES = {**OPTIMIZERS, "adam": lambda p: torch.optim.Adam(p, 0.05)}
@@ -91,6 +94,16 @@ def test_freezing_follows_the_rounds(convnet):
     assert [round(stage.remaining * 792) for stage in miner.rounds()] == [792, 792, 555, 389]
     assert round(miner.remaining * 792) == 273
     assert miner.signed_mask().remaining <= miner.remaining
+
+
+def test_all_scores_at_the_threshold_freeze_in_whatever_layer_they_are(convnet):
+    miner = GemMiner(convnet, gem_config(prune_rate=0.1, rounds=1, warmup_epochs=0))
+    for stage in miner.rounds():
+        assert stage.index in (0, 1)
+        for score in scores(miner).values():
+            score.data[:4] = 0  # half of each layer: by name, the first layers alone would make up the tenth
+    assert [mask[:4].sum().item() for mask in miner.masks.values()] == [0, 0]
+    assert all(mask[4:].all() for mask in miner.masks.values())
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS_OF_SCORES))
@@ -241,6 +254,29 @@ def test_a_killed_search_goes_on_to_the_same_mask_bit_for_bit(tmp_path, monkeypa
     assert dict_of(mine(tmp_path / "cut")) == dict_of(mask)
     for ours, theirs in zip(metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), strict=True):
         assert (ours["loss"], ours["accuracy"]) == (theirs["loss"], theirs["accuracy"])
+
+
+def test_one_schedule_runs_over_the_whole_search(tmp_path, monkeypatch):
+    rates, steps_of_optimizer = [], []
+
+    def watched(run, training):
+        rates.append(training.optimizer.param_groups[0]["lr"])
+        steps_of_optimizer.append(next(iter(training.optimizer.state.values()))["step"].item())
+
+    monkeypatch.setattr(Run, "after_training", watched)
+    config = SignedMaskConfig(method="gm", rounds=3, warmup_epochs=1, epochs_per_round=1)
+    training = TrainingConfig(batch_size=8, optimizer="adam", learning_rate=0.08, schedule="cosine")
+    search(tmp_path, config=config, training=training)
+    assert rates == pytest.approx([0.08 * share for share in (0.853553, 0.5, 0.146447, 0.0)], rel=1e-4, abs=1e-9)
+    assert steps_of_optimizer == [4, 8, 12, 16]
+
+
+def test_a_search_under_a_schedule_has_its_length_from_the_start(tmp_path):
+    config = SignedMaskConfig(method="gm", rounds=1, warmup_epochs=1, epochs_per_round=1)
+    training = TrainingConfig(batch_size=8, schedule="cosine")
+    search(tmp_path, config=config, training=training)
+    with pytest.raises(CheckpointError, match="other settings"):
+        search(tmp_path, config=replace(config, rounds=2), training=training)
 
 
 def test_a_search_keeps_the_weights_of_the_init_beside_each_mask(tmp_path):

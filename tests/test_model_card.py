@@ -69,6 +69,15 @@ def test_the_example_of_a_shipped_card_runs(folder, monkeypatch):
 # What it tells
 
 
+def test_a_search_by_aws_that_had_nothing_to_interpolate_says_that_it_is_lrr(mask):
+    without = SignedMask(dict(mask), SignedMaskConfig(method="aws"), parameters=4)  # all four have signs
+    assert "so nothing was interpolated: this search by `aws` is one by `lrr`" in text_of(without)
+    assert "nothing was interpolated" not in text_of(
+        SignedMask(dict(mask), SignedMaskConfig(method="lrr"), parameters=4)
+    )
+    assert "nothing was interpolated" not in text_of(mask)  # two more parameters, of normalization
+
+
 def test_results_stand_beside_the_controls_and_what_was_not_measured(mask):
     card = text_of(mask)
     assert "| dense | not measured | 91.00 ± 1.41 | 2 |" in card

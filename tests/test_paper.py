@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aws_lottery.paper import IMAGENET, IMAGENET_RELEASED_CODE, SMALL_IMAGES
+from aws_lottery.paper import GEM_MINER, IMAGENET, IMAGENET_RELEASED_CODE, SMALL_IMAGES
 from aws_lottery.training_config import SCHEDULES, TrainingConfig
 
 
@@ -44,3 +44,13 @@ def test_the_cosine_ends_at_its_share_of_the_learning_rate(share, last):
     assert rates[0] == 0.2
     assert rates[2] == pytest.approx((0.2 + last) / 2)
     assert schedule.get_last_lr()[0] == pytest.approx(last, abs=1e-12)
+
+
+def test_gem_miner_freezes_29_times_in_150_epochs_down_to_a_twentieth():
+    assert GEM_MINER.warmup_epochs + GEM_MINER.rounds * GEM_MINER.epochs_per_round == GEM_MINER.search.epochs == 150
+    assert (1 - GEM_MINER.prune_rate) ** GEM_MINER.rounds == pytest.approx(0.05, abs=1e-3)
+    assert (GEM_MINER.search.learning_rate, GEM_MINER.search.schedule, GEM_MINER.final.learning_rate) == (
+        0.1,
+        "cosine",
+        0.01,
+    )

@@ -84,6 +84,13 @@ def test_prune_breaks_ties_by_name_then_row_major_index():
     assert kept["b"].tolist() == [[0, 1], [1, 1]]
 
 
+def test_prune_with_ties_drops_all_that_are_as_small_as_the_last():
+    theta = {"a": torch.tensor([0.1, 0.5, 0.1]), "b": torch.tensor([0.1, 0.9, 0.2])}
+    mask = {name: torch.ones(3, dtype=torch.uint8) for name in theta}
+    pruned = prune(theta, mask, 0.2, with_ties=True)  # floor(0.2 * 6) = 1
+    assert {name: m.tolist() for name, m in pruned.items()} == {"a": [0, 1, 0], "b": [0, 1, 1]}
+
+
 def test_prune_breaks_ties_among_surviving_zeros():
     theta = {"w": tensor([0.0, -0.0, 0.0, 0.0, 1.0])}
     assert prune(theta, {"w": tensor([0, 1, 1, 1, 1])}, 0.5)["w"].tolist() == [0, 0, 0, 1, 1]

@@ -131,7 +131,7 @@ def _body(mask: "SignedMask", repo_id: str | None) -> str:
         "## How it was made",
         _origin(about),
         "## Limits",
-        "\n".join([LIMITS, *(f"- {_text(limit)}" for limit in about.limits)]),
+        "\n".join([LIMITS, *_not_interpolated(mask), *(f"- {_text(limit)}" for limit in about.limits)]),
         f"The method is that of *{PAPER}*; this is an independent implementation.",
     ]
     return "\n\n".join(sections)
@@ -219,6 +219,17 @@ def _layers(mask: "SignedMask") -> str:
         for row in mask.table()
     ]
     return markdown_table(["tensor", "shape", "remaining", "share of + among them"], rows)
+
+
+def _not_interpolated(mask: "SignedMask") -> list[str]:
+    """A line where the method interpolates normalization and the network has none: all its parameters have signs."""
+    signed = sum(row.weights for row in mask.table())
+    if mask.config is None or not METHODS[mask.config.method].interpolate_norm or signed < mask.parameters:
+        return []
+    return [
+        "- The network has no normalization with parameters, so nothing was interpolated: this search by "
+        f"`{mask.config.method}` is one by `lrr`, and the paper promises nothing of its signs elsewhere."
+    ]
 
 
 def _origin(about: Provenance) -> str:
