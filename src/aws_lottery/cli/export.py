@@ -30,7 +30,7 @@ from ..formats.onnx import require_onnx, to_onnx
 from ..formats.torch_prune import pruned_state_dict
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import load_weights
-from ..models import ARCHITECTURES, create_model
+from ..models import ARCHITECTURES, create_model, options_under
 from .parser import CommandParser, choice
 
 Weights = Mapping[str, Tensor]
@@ -94,7 +94,8 @@ def _onnx(weights: Weights, mask: SignedMask, given: argparse.Namespace) -> None
     if name is None or name not in ARCHITECTURES:
         raise ValueError(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
     classes = [value.shape[0] for value in mask.values()][-1]  # of the classifier's bias, or its weight
-    model = create_model(name, classes, image_size=given.image_size)
+    options = options_under(name, mask.config.protocol) if mask.config else {}
+    model = create_model(name, classes, image_size=given.image_size, **options)
     model.load_state_dict(dict(weights))
     Path(given.output).parent.mkdir(parents=True, exist_ok=True)
     to_onnx(model, given.output, torch.zeros(2, 3, given.image_size, given.image_size))
