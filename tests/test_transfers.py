@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aws_lottery import SignedMask
-from aws_lottery.mask_file.sparse_weights import WEIGHTS_FILE, load_weights, save_weights
+from aws_lottery.mask_file.sparse_weights import WEIGHTS_FILE, load_state_file, load_weights, save_weights
 from aws_lottery.parameters.hold import held_by
 from aws_lottery.transfers import TRANSFERS, transfer_
 
@@ -162,3 +162,13 @@ def test_no_flipped_bit_of_a_file_of_weights_is_loaded(tmp_path):
         path.write_bytes(changed)
         with pytest.raises(ValueError, match=r"weights\.safetensors"):
             load_weights(tmp_path, mask)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+def test_a_damaged_state_file_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x09\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(ValueError, match=f"cannot read '.*{name}', it is damaged or holds more than tensors"):
+        load_state_file(path)
+    with pytest.raises(FileNotFoundError):
+        load_state_file(tmp_path / f"none-{name}")

@@ -96,11 +96,16 @@ def solution_weights(folder: str | Path, mask: "SignedMask") -> dict[str, Tensor
 def load_state_file(path: str | Path) -> dict[str, Tensor]:
     """The state_dict in a file of safetensors, or of torch.save, of which only tensors are read.
 
-    Raises: ValueError if it holds no state_dict.
+    Raises: ValueError if it holds no state_dict, or is damaged; OSError.
     """
-    if Path(path).suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if Path(path).suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch.load raises for damaged files is of many kinds
+        raise ValueError(f"cannot read '{path}', it is damaged or holds more than tensors: {error!s:.500}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"'{path}' holds no state_dict, as torch.save(model.state_dict(), path) writes it")
     return state
