@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from aws_lottery import AWSPruner, HeldMask, SignedMask, SignedMaskConfig, WinningSignCallback, recalibrate
 from aws_lottery.integrations.checkpoints import STATE_FILE
 from aws_lottery.mask_file.sparse_weights import load_weights
+from aws_lottery.parameters import norm_interpolation
 
 CONFIG = SignedMaskConfig(rounds=2, prune_rate=0.5, warmup_epochs=1, epochs_per_round=2)  # 5 epochs
 
@@ -86,6 +87,12 @@ def search(model, folder, *callbacks, config=CONFIG, resume=None, **arguments):
     return callback.mask
 
 
+def stream_of_alpha(model):
+    """Where it is, or None without one."""
+    values = [int(v) for name, v in norm_interpolation.state(model).items() if name == "_aws_alpha_state"]
+    return next(iter(values), None)
+
+
 def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -133,7 +140,7 @@ def test_the_solution_is_trained_in_the_same_run_from_where_the_method_starts_it
     class Watch(TrainerCallback):
         def on_step_begin(self, args, state, control, *, model, **of_trainer):
             starts[state.global_step] = weights(model)
-            alphas.append(int(getattr(model, "_aws_alpha_state", 0)))
+            alphas.append(stream_of_alpha(model))
 
     model, options = net(), {"num_train_epochs": 5, "save_strategy": "steps", "save_steps": 14}
     assert solution.epochs == 5
@@ -150,6 +157,7 @@ def test_the_solution_is_trained_in_the_same_run_from_where_the_method_starts_it
     assert same(load_weights(tmp_path / "solution", mask), weights(model))
     assert torch.equal(model.body[0].weight == 0, mask["body.0.weight"] == 0)
     assert len(set(alphas[12:])) == 1  # nothing is interpolated
+    assert len(set(alphas[4:12])) == (8 if method == "aws" else 1)
 
     resumed, again = net(seed=7), WinningSignCallback(config, solution_epochs=2)
     run = trainer(resumed, tmp_path, again, **options)
@@ -230,7 +238,7 @@ def test_every_step_trains_under_the_mask(tmp_path, options):
             alive.append((int(weight.count_nonzero()), int(weight.grad.count_nonzero())))
 
         def on_substep_end(self, args, state, control, *, model, **of_trainer):
-            alphas.append(int(model._aws_alpha_state))
+            alphas.append(stream_of_alpha(model))
 
     mask = search(net(), tmp_path, Watch(), **options)
     steps = CONFIG.epochs * 4 // options.get("gradient_accumulation_steps", 1)
@@ -448,7 +456,7 @@ def test_a_search_that_is_stopped_early_says_so_and_claims_no_more_rounds(tmp_pa
 # two processes
 
 
-def _search_on_each_rank(folder, lost_at):
+def _search_on_each_rank(folder, lost_at, resume):
     """Both ranks see pruned gradients as 0 before the step, and end with one mask."""
 
     class Watch(TrainerCallback):
@@ -465,7 +473,7 @@ def _search_on_each_rank(folder, lost_at):
     options = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 6, "eval_strategy": "epoch"}
     with suppress(KeyboardInterrupt):
         model = net(norm=nn.BatchNorm1d)
-        mask = search(model, folder, Watch(), resume=Path(folder).exists() or None, **options)
+        mask = search(model, folder, Watch(), resume=resume, **options)
         assert PartialState().num_processes == 2
         ranks = gather_object(
             [({n: mask[n].tolist() for n in mask}, {n: v.tolist() for n, v in weights(model).items()})]
@@ -477,8 +485,8 @@ def _search_on_each_rank(folder, lost_at):
 @pytest.mark.multiprocess
 @pytest.mark.filterwarnings("ignore")  # torch.distributed's own
 def test_two_ranks_search_as_one_and_resume_bit_for_bit(tmp_path):
-    for folder, lost_at in (("whole", None), ("cut", 12), ("cut", None)):
-        debug_launcher(_search_on_each_rank, args=(str(tmp_path / folder), lost_at), num_processes=2)
+    for folder, lost_at, resume in (("whole", None, None), ("cut", 12, None), ("cut", None, True)):
+        debug_launcher(_search_on_each_rank, args=(str(tmp_path / folder), lost_at, resume), num_processes=2)
     masks = [SignedMask.from_pretrained(tmp_path / folder / "round-02") for folder in ("whole", "cut")]
     assert masks[0] == masks[1]
     assert masks[0].remaining == pytest.approx(0.25, abs=0.01)
