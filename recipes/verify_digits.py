@@ -1,7 +1,7 @@
 """Is the mask of handwritten digits that the project ships a winning sign? On one CPU core; nothing is downloaded.
 
-    python recipes/verify_digits.py                                   # 5 seeds; result: docs/results/verify
-    python recipes/verify_digits.py --seeds 20                        # 15 more
+    python recipes/verify_digits.py                                   # 5 seeds
+    python recipes/verify_digits.py --seeds 20                        # 15 more; docs/results/verify has such a run
     python recipes/verify_digits.py --mask random --output_dir runs/verify-random    # the verdict on wrong signs
 
 Trains the perceptron of recipes/aws_digits.py dense, with the signs and with the controls, from each initialization,
@@ -11,7 +11,7 @@ and judges the claims of docs/verify.md. Killed and started again, it goes on.
 import argparse
 
 import torch
-from aws_digits import BATCH_SIZE, fresh_network
+from aws_digits import fresh_network
 
 from aws_lottery import SignedMask, TrainingConfig, verify
 from aws_lottery.data import ImageData, digit_images
@@ -45,7 +45,7 @@ def main() -> None:
         wrong_signs(SignedMask.from_pretrained(options.folder), options.mask),
         fresh_network,
         ImageData(digit_images("train"), digit_images("test"), 10, "scikit-learn digits"),
-        TrainingConfig(epochs=options.epochs, learning_rate=options.learning_rate, batch_size=BATCH_SIZE),
+        TrainingConfig(epochs=options.epochs, learning_rate=options.learning_rate, batch_size=64),
         output_dir=options.output_dir,
         seeds=range(1, options.seeds + 1),
         margin=options.margin,

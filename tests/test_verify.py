@@ -219,7 +219,7 @@ def test_of_the_digits_mask_its_own_signs_help_and_wrong_ones_do_not(signs, expe
     """After two epochs, by 15 points, from eight initializations."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     monkeypatch.setattr(sys, "argv", shlex.split(f"verify --mask {signs} --seeds 8 --epochs 2 --learning_rate 0.03"))
-    sys.argv += ["--margin", "15", "--folder", str(ROOT / "model_cards" / "digits"), "--output_dir", str(tmp_path)]
+    sys.argv += ["--margin", "15", "--folder", str(ROOT / "docs/results/verify/mask"), "--output_dir", str(tmp_path)]
     runpy.run_path(str(ROOT / "recipes" / "verify_digits.py"), run_name="__main__")
     verdicts = {
         claim["name"]: claim["verdict"] for claim in json.loads((tmp_path / "verdict.json").read_text())["claims"]
