@@ -6,7 +6,7 @@ from pathlib import Path
 import hub_fixtures
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelHubMixin, create_repo, hf_hub_download
+from huggingface_hub import HfApi, ModelHubMixin, constants, create_repo, hf_hub_download
 from loopback_hub import OWNER, STRANGER, LoopbackHub
 from torch import nn
 
@@ -228,7 +228,7 @@ def test_what_is_missing_is_told_apart(hub, pushed, mask, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)  # a demo leaves runs/digits/mask in the working directory
     create_repo("owner/empty")
     for repo, revision, message in (
-        ("owner/absent", None, "no repository 'owner/absent' on the Hub, nor such a folder here: check the name"),
+        ("owner/absent", None, "no folder 'owner/absent' here, and no repository 'owner/absent' on the Hub: check"),
         (REPO, "v9", "'owner/mask' has no branch, tag or commit 'v9'"),
         ("owner/empty", None, "'owner/empty' at 'main' has no signed mask"),
     ):
@@ -339,3 +339,26 @@ def test_a_card_that_can_not_be_fetched_is_not_replaced(hub, pushed):
     with pytest.raises(HubError, match="the Hub itself failed"):
         small_mask(1).push_to_hub(REPO)
     assert commit_of() == before
+
+
+def test_a_mask_in_a_subfolder_of_a_repository_or_of_a_folder(hub, pushed, tmp_path):
+    other = small_mask(7)
+    other.save_pretrained(tmp_path / "search" / "round-02")
+    HfApi().upload_folder(repo_id=REPO, folder_path=tmp_path / "search" / "round-02", path_in_repo="rounds/round-02")
+    there = SignedMask.from_pretrained(REPO, subfolder="rounds/round-02")
+    assert there == SignedMask.from_pretrained(tmp_path / "search", subfolder="round-02") == other != pushed
+    assert there.source == f"{REPO}@{commit_of()}/rounds/round-02"
+    assert SignedMask.from_pretrained(REPO) == pushed
+    with pytest.raises(HubError, match=r"(?s)has no signed mask.*rounds/round-03/config\.json"):
+        SignedMask.from_pretrained(REPO, subfolder="rounds/round-03")
+
+
+def test_a_hub_that_nobody_answers_for_is_asked_twice_and_then_given_up(monkeypatch, tmp_path, caplog):
+    waits = []
+    monkeypatch.setattr("aws_lottery.mask_file.hub.time.sleep", waits.append)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(HubError, match="no folder 'runs/round-5' here, and no connection to the Hub"):
+        SignedMask.from_pretrained("runs/round-5", cache_dir=tmp_path)
+    assert waits == [1.0]
+    assert "Retrying in" not in caplog.text

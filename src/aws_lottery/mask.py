@@ -265,6 +265,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         repo_id_or_folder: str | Path,
         *,
         revision: str | None = None,
+        subfolder: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
@@ -275,6 +276,7 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
 
         Args:
             revision: commit, tag or branch on the Hub; a commit is the only one that never changes.
+            subfolder: where in the folder or in the repository its files are; None: at its root.
             token: for private and gated repositories; None: the one of `hf auth login`.
             cache_dir: where downloads are kept.
             local_files_only: take it from there and ask nothing of the Hub.
@@ -284,13 +286,15 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         Raises: FileNotFoundError; hub.HubError if the Hub does not give it; ValueError for files that are not whole.
         """
         if hub.is_folder(repo_id_or_folder):
-            mask = cls(**pretrained.read(Path(repo_id_or_folder), max_parameters=max_parameters))
-            mask.source = str(repo_id_or_folder)
+            folder = Path(repo_id_or_folder) / (subfolder or "")
+            mask = cls(**pretrained.read(folder, max_parameters=max_parameters))
+            mask.source = str(folder)
             return mask
         path = hub.fetch(
             str(repo_id_or_folder),
             (pretrained.CONFIG_FILE, pretrained.MASK_FILE),  # config.json first: its downloads count
             revision=revision,
+            subfolder=subfolder,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
@@ -301,7 +305,8 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         except ValueError as error:
             hint = "if it broke on the way, force_download=True fetches it anew"
             raise ValueError(f"{error}. It came from '{repo_id_or_folder}' on the Hub; {hint}") from error
-        mask.source = f"{repo_id_or_folder}@{path.name}"
+        commit = path.parents[len(Path(subfolder).parts) - 1].name if subfolder else path.name
+        mask.source = f"{repo_id_or_folder}@{commit}" + (f"/{subfolder}" if subfolder else "")
         return mask
 
     def push_to_hub(

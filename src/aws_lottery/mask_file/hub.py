@@ -1,12 +1,13 @@
 """The Hub: fetching files of one commit, and saying what to do when it can't be done."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,6 +21,9 @@ from huggingface_hub.errors import (
 )
 
 logger = logging.getLogger(__name__)
+
+SECOND_TRY_AFTER = 1.0  # seconds
+_MAYBE_A_PATH = (RepositoryNotFoundError, OfflineModeIsEnabled, LocalEntryNotFoundError)  # with a typing error in it
 
 
 class HubError(OSError):
@@ -48,38 +52,68 @@ def fetch(
     files: Sequence[str],
     *,
     revision: str | None = None,
+    subfolder: str | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
     **options: Any,
 ) -> Path:
     """The folder in the cache that holds `files`, all of one commit; options are those of hf_hub_download.
 
-    If the connection breaks off, what is in the cache is taken, with a warning.
+    If there is no connection, or it breaks off, what is in the cache is taken, with a warning.
+
+    Args:
+        files: names within `subfolder` of the repository; None: at its root.
     Raises: HubError; FileNotFoundError where `repo_id` is no possible name of a repository; ValueError for
         local_files_only with force_download; OSError, with its path, if the cache can't be written.
     """
     if local_files_only and force_download:
         raise ValueError("local_files_only=True asks nothing of the Hub, force_download=True always; give one of them")
+    options |= {"token": options.get("token")}
+    files = [f"{subfolder.strip('/')}/{name}" if subfolder else name for name in files]
     try:
-        return _fetch(
+        if not (local_files_only or constants.is_offline_mode()):
+            _ask(repo_id, files[0], revision, options["token"])
+        path = _fetch(
             repo_id, files, revision, force_download=force_download, local_files_only=local_files_only, **options
         )
     except HubError as error:
-        if force_download or local_files_only or not error.is_unreachable:
-            raise
         try:
+            if force_download or local_files_only or not error.is_unreachable:
+                raise error
             path = _fetch(repo_id, files, revision, local_files_only=True, **options)
         except HubError:
+            if error.is_unreachable or isinstance(error.__cause__, _MAYBE_A_PATH):
+                raise HubError(f"no folder '{repo_id}' here, and {error}") from error.__cause__
             raise error from error.__cause__
         logger.warning("%s. Taken from the cache: commit %s", error, path.name)
-        return path
+    return path / (subfolder or "")
+
+
+def _ask(repo_id: str, file: str, revision: str | None, token: str | bool | None) -> None:
+    """Ask the Hub for a file twice at most, where hf_hub_download would go on for 23 s, five times, if nobody answers.
+
+    Raises: HubError if nobody does; what an answer says is for hf_hub_download to tell.
+    """
+    with explained(repo_id, revision):
+        url, start = hf_hub_url(repo_id, file, revision=revision), time.monotonic()
+        for wait in (SECOND_TRY_AFTER, None):
+            try:
+                get_hf_file_metadata(url, token=token)
+            except HfHubHTTPError:
+                return
+            except (HTTPError, OSError):
+                if wait is None or time.monotonic() - start > wait:  # it was waited for already
+                    raise
+                time.sleep(wait)
+            else:
+                return
 
 
 def _fetch(repo_id: str, files: Sequence[str], revision: str | None, **options: Any) -> Path:
     path = Path()
     with explained(repo_id, revision):
         for name in files:
-            path = Path(hf_hub_download(repo_id, name, revision=revision, **options)).parent
+            path = Path(hf_hub_download(repo_id, name, revision=revision, **options)).parents[name.count("/")]
             revision = path.name  # .../snapshots/<commit>: a push in between must not mix two masks
     return path
 
@@ -142,7 +176,7 @@ ADVICE = (  # the first that fits
     (GatedRepoError, f"'{{repo_id}}' is gated: ask for access on its page on the Hub, and {LOG_IN} as who has it"),
     (
         RepositoryNotFoundError,
-        f"no repository '{{repo_id}}' on the Hub, nor such a folder here: check the name; if it is private, {LOG_IN}",
+        f"no repository '{{repo_id}}' on the Hub: check the name; if it is private, {LOG_IN}",
     ),
     (RevisionNotFoundError, "'{repo_id}' has no branch, tag or commit '{revision}': check the revision"),
     (RemoteEntryNotFoundError, "'{repo_id}' at '{revision}' has no signed mask, check id and revision: {error}"),
