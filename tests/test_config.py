@@ -80,3 +80,11 @@ def test_json_round_trip(method, rounds, rate, exclude, seed):
 def test_a_configuration_from_a_target_round_trips():
     config = SignedMaskConfig(target_remaining=0.05, prune_rate=0.3)
     assert SignedMaskConfig.from_json(config.to_json()) == config
+
+
+def test_a_configuration_prints_a_field_a_line_as_it_would_be_typed():
+    config = SignedMaskConfig(rounds=3, exclude=("stem",))
+    text = str(config)
+    assert text.splitlines()[:3] == ["SignedMaskConfig(", "    method='aws',", "    rounds=3,"]
+    assert eval(text, {"SignedMaskConfig": SignedMaskConfig}) == config
+    assert repr(config) == "".join(line.strip() + " " for line in text.splitlines()).replace("( ", "(")[:-4] + ")"

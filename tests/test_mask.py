@@ -362,7 +362,7 @@ def test_equality_sees_signs_roles_and_configuration(mask, convnet):
 
 def test_repr_tells_what_and_how_much(mask):
     assert repr(mask) == (
-        "SignedMask(small convnet, aws: 0.5 of 792 prunable weights, 0.8008 of all 1,988 parameters, 5 tensors)"
+        "SignedMask(small convnet, aws: 0.5000 of 792 prunable weights, 0.8008 of all 1,988 parameters, 5 tensors)"
     )
 
 

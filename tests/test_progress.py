@@ -11,7 +11,7 @@ import torch
 
 from aws_lottery.cli.logs import LOGGER, start_logging
 from aws_lottery.runs.progress import Progress
-from aws_lottery.summaries import duration_text, size_text
+from aws_lottery.summaries import duration_text, share_text, size_text
 
 ONE = SimpleNamespace(is_main_process=True, is_local_main_process=True)
 METRICS = {"accuracy": 54.205, "loss": 1.25, "seconds": 12.3}
@@ -95,3 +95,11 @@ def test_messages_are_shown_and_kept_with_their_time_and_only_once(monkeypatch, 
     assert not (tmp_path / "before/log.txt").exists()
     start_logging(None)
     assert len([handler for handler in LOGGER.handlers if "aws_lottery" in type(handler).__module__]) == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "1.0000"), (0.5, "0.5000"), (0.0, "0.0000"), (0.0213449, "0.0213"), (3.14159e-5, "3.142e-05")],
+)
+def test_shares_have_four_digits(share, text):
+    assert share_text(share) == text

@@ -1,5 +1,10 @@
 """aws_lottery: find, ship and apply winning signs ("Find A Winning Sign", ICLR 2025).
 
+Find one in a training loop of your own (`AWSPruner`), on accelerate (`find_signed_mask`) or by `transformers.Trainer`
+(`WinningSignCallback`); keep and share it (`SignedMask`: `save_pretrained`, `push_to_hub`, `from_pretrained`); give it
+to a fresh network (`SignedMask.apply_`, `SignedMask.held`). `SignedMaskConfig` says what a search is. In a shell:
+`aws-lottery --help`.
+
 `__init__.pyi` lists the public names. Each is imported from its module when it is first used, so that
 `import aws_lottery` is quick.
 """

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from .criteria import CRITERIA
+from .readable import Readable
 
 LineStyle = str | tuple[int, tuple[int, ...]]
 PRUNABLE_KINDS = ("conv", "linear", "embedding")
@@ -77,7 +78,7 @@ _ADDED_LATER = {"criterion": "magnitude"}  # to SignedMaskConfig, and its defaul
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignedMaskConfig:
+class SignedMaskConfig(Readable):
     """A search for a signed mask: what is pruned, how often, how far, and by which method.
 
     Give `rounds` or `target_remaining`, not both (unless they agree); neither means 9 rounds, 0.134 remaining.

@@ -21,6 +21,7 @@ from .parameters.matching import Names, fit
 from .parameters.partition import norm_parameters, partition
 from .parameters.unwrap import modules_of, parameters_of, unwrap
 from .sharding import as_laid_out, local, whole
+from .summaries import share_text
 
 
 class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
@@ -134,6 +135,10 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What the Tab key offers after `mask["`."""
+        return list(self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SignedMask):
             return NotImplemented
@@ -149,8 +154,8 @@ class SignedMask(ModelHubMixin, Mapping[str, Tensor]):
         what = "SignedMask" if self.signed else "SignedMask.binary"
         found = f"{self.config.architecture}, {self.config.method}: " if self.config else ""
         return (
-            f"{what}({found}{self.remaining:.4g} of {weights:,} prunable weights, "
-            f"{self.remaining_total:.4g} of all {self.parameters:,} parameters, {len(self)} tensors)"
+            f"{what}({found}{share_text(self.remaining)} of {weights:,} prunable weights, "
+            f"{share_text(self.remaining_total)} of all {self.parameters:,} parameters, {len(self)} tensors)"
         )
 
     @property

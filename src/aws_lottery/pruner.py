@@ -322,7 +322,7 @@ class AWSPruner:
         theirs = SignedMaskConfig.from_dict(state["config"])
         rounds, target = self.config.rounds, self.config.target_remaining
         if replace(theirs, rounds=rounds, target_remaining=target) != self.config:
-            raise ValueError(f"the state is of another search: {theirs}; this pruner has {self.config}")
+            raise ValueError(f"the state is of another search: {theirs}; this pruner has {self.config!r}")
         if (theirs.rounds or 0) > (rounds or 0):
             raise ValueError(f"the state is of a search of {theirs.rounds} rounds; this pruner has {rounds}")
         if theirs.rounds != rounds and state.get("found") is not None:

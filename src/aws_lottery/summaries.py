@@ -24,6 +24,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def share_text(share: float) -> str:
+    """Four digits after the point, `1.0000`; of what is under 0.001, four digits that are not 0."""
+    return f"{share:.4f}" if share >= 0.001 or not share else f"{share:.4g}"
+
+
 def duration_text(seconds: float) -> str:
     """`45 s`, `12 min`, `3.4 h`."""
     if seconds < 100:

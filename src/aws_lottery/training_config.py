@@ -9,9 +9,11 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
 
+from .readable import Readable
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Readable):
     """Hyper-parameters of A(theta, u); the defaults are the paper's for CIFAR-100 and Tiny-ImageNet (Section 4.1).
 
     Args:

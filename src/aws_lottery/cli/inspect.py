@@ -93,8 +93,8 @@ def _figures(mask: SignedMask, rows: Sequence[LayerRow]) -> dict[str, str]:
     up = sum(int((mask[row.name] > 0).sum()) for row in rows if row.prunable)
     fitting = len(mask.prunable) - len(misfits(mask))
     return {
-        "remaining": f"{mask.remaining:.4f} of {weights:,} prunable weights, {left:,} survivors",
-        "in all": f"{mask.remaining_total:.4f} of {mask.parameters:,} parameters",
+        "remaining": f"{share(mask.remaining)} of {weights:,} prunable weights, {left:,} survivors",
+        "in all": f"{share(mask.remaining_total)} of {mask.parameters:,} parameters",
         "signs": f"{share(up / left if left else float('nan'))} of the survivors are +" if mask.signed else "none",
         "2:4": f"{fitting} of {len(mask.prunable)} prunable layers fit (--json says why not)",
     }

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..summaries import share_text
+
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHADES = " ░▒▓█"
 
@@ -42,7 +44,7 @@ def hanging(start: str, text: str) -> str:
 
 def share(value: float) -> str:
     """With four digits after the point; `-` for NaN, which nothing was counted for."""
-    return "-" if math.isnan(value) else f"{value:.4f}"
+    return "-" if math.isnan(value) else share_text(value)
 
 
 def shape_text(shape: Sequence[int]) -> str:
