@@ -135,17 +135,31 @@ def test_the_vision_transformer_by_the_trainer(monkeypatch, tmp_path, capfd):
     assert printed.endswith(again)
 
 
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+@pytest.mark.parametrize(
+    "options", [["--network", "llama"], ["--network", "gpt2", "--tokens", 300, "--embeddings", "init"]]
+)
+def test_language_models_by_the_trainer(monkeypatch, tmp_path, capfd, options):
+    run_here(monkeypatch, "aws_language_model.py", *options, "--output_dir", tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["remaining"] for row in rows] == [1.0] + 4 * [pytest.approx(0.8, abs=1e-3)]
+    assert all(1 < row["after"] < row["before"] < 400 for row in rows)
+    assert f"fresh starts: {options[-1] if 'init' in options else 'signs'}" in capfd.readouterr().out
+
+
 def test_every_recipe_is_run_by_a_test():
     recipes = {path.name for path in (ROOT / "recipes").glob("*.py")}
     assert recipes == {
         "aws_cifar100.py",
         "aws_digits.py",
         "aws_imagenet.py",
+        "aws_language_model.py",
         "aws_tiny_imagenet.py",
         "aws_trainer_vit.py",
         "compare.py",
         "evidence.py",
         "train_from_mask.py",
+        "verify_digits.py",
     }
 
 
