@@ -137,7 +137,7 @@ def test_another_mask_to_start_at_is_another_search(two, tmp_path):
 
 
 def test_the_solution_is_left_in_the_model_and_in_a_folder_and_the_mask_is_that_of_the_search(two, tmp_path):
-    training = TrainingConfig(batch_size=8, max_grad_norm=1.0, milestones=(2,))
+    training = TrainingConfig(batch_size=8, max_grad_norm=1.0, milestones=(0.5,))
     mask = search(tmp_path, config=config(2), training=training, solution_epochs=3)
     assert dict_of(mask) == dict_of(SignedMask.from_pretrained(two / "round-02"))
     assert [row["stage"] for row in untimed(tmp_path)] == [0, 1, 2, 3]
