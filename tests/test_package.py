@@ -69,6 +69,12 @@ def test_what_a_page_links_to_is_there(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_every_page_is_in_the_index():
+    pages = {page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")}
+    listed = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs/index.md").read_text())
+    assert {str(page) for page in pages} - {"index.md"} <= set(listed)
+
+
 def test_constraints_pin_every_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]

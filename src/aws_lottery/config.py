@@ -74,7 +74,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-_ADDED_LATER = {"criterion": "magnitude"}  # to SignedMaskConfig, and its default
+_ADDED_LATER = {"criterion": "magnitude", "include": (), "prune_frozen": False}  # to SignedMaskConfig, and their defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,8 @@ class SignedMaskConfig(Readable):
         classifier: name of the classifier module; None: what the model says of itself, or a guess (partition.md).
         exclude: names or globs (`features.0`, `*.downsample.*`) of modules or parameters not to be pruned.
         include: names or globs likewise of what may be pruned whatever its kind; `exclude` goes before it.
-        prune_frozen: whether weights that are frozen (requires_grad=False) when the search starts may be pruned.
+        prune_frozen: whether weights that are frozen (requires_grad=False) when the search starts may be pruned;
+            protocols with `unused_layers` prune them in any case, as the released code does.
         protocol: of the paper's text or the authors' code, a row of PROTOCOLS.
         criterion: a row of CRITERIA: what a prune ranks weights by.
         seed: of the stream of alpha, or of the scores of `gm`.

@@ -23,29 +23,24 @@ SMALL_IMAGE = 64  # pixels; images up to this size get the small-image form
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a network is built, and how many parameters it has in each of its forms (None: no such form)."""
+    """How a network is built."""
 
     build: Callable[..., nn.Module]  # (num_classes, **options)
-    parameters: int | None = None  # ImageNet form, 1000 classes
-    small_parameters: int | None = None  # small-image form, 10 classes
     sized_by: Literal["small_image", "image_size"] | None = "small_image"  # the option of `build` that takes the size
     unused_layers: Mapping[str, Any] = field(default_factory=dict)  # options that build what the authors' never uses
 
 
-# Published counts: torchvision's, imgclsmob's for ShuffleNet, pytorch-cifar's for small images; MLP-Mixer 7.79 M in the
-# paper. ShuffleNet for small images has the authors' 925,618 less 12,240 biases that BatchNorm cancels, EfficientNet
-# their 3,599,686 less 1,088 in layers that their forward never uses (`options_under` has them).
 ARCHITECTURES: dict[str, Architecture] = {
-    "resnet18": Architecture(partial(ResNet, 18), 11_689_512, 11_173_962),
-    "resnet8": Architecture(partial(CifarResNet, 8), None, 75_290, sized_by=None),  # counted by hand
-    "resnet20": Architecture(partial(CifarResNet, 20), None, 269_722, sized_by=None),
-    "resnet32": Architecture(partial(CifarResNet, 32), None, 464_154, sized_by=None),
-    "resnet50": Architecture(partial(ResNet, 50), 25_557_032, 23_520_842),
-    "mobilenetv2": Architecture(MobileNetV2, 3_504_872, 2_296_922),
-    "shufflenet": Architecture(ShuffleNet, 1_865_728, 913_378),
-    "efficientnet_b0": Architecture(EfficientNetB0, 5_288_548, 3_598_598, unused_layers={"unused_expansion": True}),
-    "vgg11_bn": Architecture(VGG11, 132_868_840, 9_231_114),
-    "mlp_mixer": Architecture(MLPMixer, 7_786_968, None, sized_by="image_size"),
+    "resnet18": Architecture(partial(ResNet, 18)),
+    "resnet8": Architecture(partial(CifarResNet, 8), sized_by=None),
+    "resnet20": Architecture(partial(CifarResNet, 20), sized_by=None),
+    "resnet32": Architecture(partial(CifarResNet, 32), sized_by=None),
+    "resnet50": Architecture(partial(ResNet, 50)),
+    "mobilenetv2": Architecture(MobileNetV2),
+    "shufflenet": Architecture(ShuffleNet),
+    "efficientnet_b0": Architecture(EfficientNetB0, unused_layers={"unused_expansion": True}),
+    "vgg11_bn": Architecture(VGG11),
+    "mlp_mixer": Architecture(MLPMixer, sized_by="image_size"),
 }
 
 

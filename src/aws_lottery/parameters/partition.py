@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ..config import SignedMaskConfig
+from ..config import PROTOCOLS, SignedMaskConfig
 from .classifier import find_classifier
 from .kinds import is_norm, kind_of
 from .unwrap import every_name_of, modules_of, parameters_of
@@ -136,7 +136,9 @@ def _spared(
     included = parameter.dim() > 1 and any(matches(name, config.include) for name in names)
     if not included and (others := [kind for kind in kinds if kind not in config.prunable]):
         return others[0]
-    return None if parameter.requires_grad or config.prune_frozen else "frozen"
+    if parameter.requires_grad or config.prune_frozen or PROTOCOLS[config.protocol].unused_layers:
+        return None
+    return "frozen"
 
 
 def norm_parameters(model: nn.Module) -> set[str]:
