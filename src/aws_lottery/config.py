@@ -74,7 +74,8 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-_ADDED_LATER = {"criterion": "magnitude", "include": (), "prune_frozen": False}  # to SignedMaskConfig, and their defaults
+# later fields of SignedMaskConfig, and their defaults
+_ADDED_LATER = {"criterion": "magnitude", "include": (), "prune_frozen": False}
 
 
 @dataclass(frozen=True, kw_only=True)
