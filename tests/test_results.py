@@ -118,5 +118,8 @@ def test_rows_that_are_missing_are_noticed_and_files_can_be_put_together(tmp_pat
     path.write_text(lines[0])
     with pytest.raises(ValueError, match=r"results.jsonl: 1 rows are there of files of 2; it was cut off"):
         read_results(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"results.jsonl: it holds no rows; was it cut off"):
+        read_results(path)
     path.write_text("".join([*lines, *lines]))
     assert read_results(path) == [*rows, *rows]

@@ -178,6 +178,8 @@ def read_results(path: str | Path) -> list[Row]:
             raise ValueError(f"{where}: {error}") from error
         rows.append(row_from_dict(values, where))
         written.append(values.get(ROWS))
+    if not rows:
+        raise ValueError(f"{path}: it holds no rows; was it cut off?")
     for total in {total for total in written if isinstance(total, int) and total > 0}:
         if written.count(total) % total:  # of several files put together, each is whole
             raise ValueError(f"{path}: {written.count(total)} rows are there of files of {total}; it was cut off")
