@@ -1,7 +1,6 @@
 """`verify`: what it trains, keeps, goes on with and leaves for readers; and, slow, its verdicts on the digits."""
 
 import json
-import math
 import runpy
 import shlex
 import shutil
@@ -168,7 +167,7 @@ def test_with_the_weights_of_the_search_the_line_to_its_solution_is_measured(dat
 
 
 def test_trainings_that_diverge_are_verdicts_too(mask, data, tmp_path):
-    diverging = TrainingConfig(epochs=1, batch_size=8, learning_rate=math.inf)
+    diverging = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e30)
     found = verified(mask, data, tmp_path, training=diverging, plots=False)
     assert found["dense"].claim.values == found["stability"].claim.values == ()
     assert found["mask"].claim.values == (0.0, 0.0)

@@ -19,7 +19,7 @@ from ..experiments.panels import require_matplotlib
 from ..experiments.verify import verify
 from ..mask import SignedMask
 from ..mask_file.hub import is_folder
-from ..models import ARCHITECTURES, fresh_network
+from ..models import ARCHITECTURES, fresh_network, options_under
 from ..paper import RECIPES
 from .options import (
     accelerator_for,
@@ -72,7 +72,14 @@ def run(given: argparse.Namespace) -> None:
     write_options(given, {"model": name, **asdict(config)}, accelerator)
     verdict = verify(
         given.mask if is_folder(given.mask) else mask,
-        partial(fresh_network, name, data.num_classes, image_size=data.image_size, channels_last=given.channels_last),
+        partial(
+            fresh_network,
+            name,
+            data.num_classes,
+            image_size=data.image_size,
+            channels_last=given.channels_last,
+            **options_under(name, mask.config.protocol if mask.config else "paper"),
+        ),
         data,
         config,
         output_dir=given.output_dir,
