@@ -88,3 +88,11 @@ def test_a_configuration_prints_a_field_a_line_as_it_would_be_typed():
     assert text.splitlines()[:3] == ["SignedMaskConfig(", "    method='aws',", "    rounds=3,"]
     assert eval(text, {"SignedMaskConfig": SignedMaskConfig}) == config
     assert repr(config) == "".join(line.strip() + " " for line in text.splitlines()).replace("( ", "(")[:-4] + ")"
+
+
+def test_a_configuration_written_before_there_were_include_and_prune_frozen_still_loads():
+    values = SignedMaskConfig(rounds=3).to_dict()
+    del values["include"], values["prune_frozen"]
+    config = SignedMaskConfig.from_dict(values)
+    assert config == SignedMaskConfig(rounds=3)
+    assert (config.include, config.prune_frozen) == ((), False)
