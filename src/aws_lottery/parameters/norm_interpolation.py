@@ -40,7 +40,8 @@ class Tensors(nn.Module):
             self.register_buffer(name, tensor)
 
     def get(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-        tensor = self.get_buffer(name)
+        tensor = self._buffers[name]  # several times as quick as get_buffer
+        assert tensor is not None
         if tensor.device != device or tensor.dtype != dtype:
             tensor = self._buffers[name] = tensor.to(device, dtype)
         return tensor
@@ -124,8 +125,7 @@ class InterpolatedForward:
             self.psi_init.register_buffer(name, value.fill_(not name.endswith("bias")) if unit_psi_init else value)
 
     def __call__(self, *args, **kwargs):
-        alpha = self.alpha.in_force()
-        if alpha is None or not self.module.training:
+        if not self.module.training or (alpha := self.alpha.in_force()) is None:
             return self._forward(*args, **kwargs)
         parameters: dict[str, Any] = self.module._parameters
         psi = {name: parameters[name] for name in self.psi_init._buffers}
