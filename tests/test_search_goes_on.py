@@ -66,9 +66,10 @@ def test_a_search_that_goes_on_is_killed_and_goes_on(begun, four, step):
 
 @pytest.mark.parametrize("method", ["imp", "gm"])
 def test_methods_that_rewind_or_train_scores_go_on_too(tmp_path, method):
-    search(tmp_path / "four", config=config(4, method=method))
-    search(tmp_path / "two", config=config(2, method=method))
-    search(tmp_path / "two", config=config(4, method=method))
+    training = TrainingConfig(batch_size=8, schedule="constant")  # else scores can not go on
+    search(tmp_path / "four", config=config(4, method=method), training=training)
+    search(tmp_path / "two", config=config(2, method=method), training=training)
+    search(tmp_path / "two", config=config(4, method=method), training=training)
     assert_same(tmp_path / "two", tmp_path / "four")
 
 

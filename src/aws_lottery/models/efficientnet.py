@@ -6,6 +6,7 @@ momentum of 0.99 (TensorFlow's meaning of the word) leaves statistics of about o
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .layers import conv_norm, he_init_
 
@@ -36,8 +37,8 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """1x1 up, depthwise, squeeze-excite, 1x1 down; a shortcut where the stride is 1 and the channels stay.
 
-    With expansion 1 there is no 1x1 up; `unused_expansion` makes one all the same, which no forward uses. It is not
-    trained, so it gets no gradient, as in the authors' code, and DistributedDataParallel waits for none.
+    With expansion 1 there is no 1x1 up; `unused_expansion` makes one all the same, which no forward uses. It gets no
+    gradient, so no optimizer moves it, as in the authors' code.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class MBConv(nn.Module):
         super().__init__()
         hidden = channels_in * expansion
         if expansion == 1 and unused_expansion:
-            self.unused = conv_norm(channels_in, hidden).requires_grad_(False)
+            self.unused = conv_norm(channels_in, hidden)
         self.residual = nn.Sequential(
             *([conv_norm(channels_in, hidden, activation=nn.SiLU)] if expansion > 1 else []),
             conv_norm(hidden, hidden, kernel, stride=stride, groups=hidden, activation=nn.SiLU),
@@ -90,6 +91,9 @@ class EfficientNetB0(nn.Module):
             he_init_(self)
             nn.init.uniform_(self.classifier.weight, -(num_classes**-0.5), num_classes**-0.5)
             nn.init.zeros_(self.classifier.bias)
+        if unused_expansion:  # DistributedDataParallel would wait for its gradient
+            names = [name for name, _ in self.named_parameters() if ".unused." in name]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         features = self.head(self.blocks(self.stem(pixel_values)))
