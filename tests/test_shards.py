@@ -43,13 +43,24 @@ def shard_(model: nn.Module) -> None:
     fully_shard(model)
 
 
-def search(folder: str, method: str, sharded: bool, kill_at: int | None = None) -> None:
+def let_accelerate_shard(accelerator: Accelerator) -> None:
+    """As `accelerate launch` with recipes/launch/fsdp2.yaml sets it on GPUs; it has no such thing on CPUs."""
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10, "cpu_ram_efficient_loading": False}
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
+    accelerator.state.distributed_type = DistributedType.FSDP
+
+
+def search(folder: str, method: str, sharded: bool | str, kill_at: int | None = None) -> None:
     """On each process; the last one kills itself after `kill_at` optimizer steps."""
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     model, data, after_step = network(), images(), Run.after_step
-    if sharded:
+    if sharded == "by accelerate":
+        let_accelerate_shard(accelerator)
+    elif sharded:
         shard_(model)
 
     def killed(run: Run, training) -> None:
@@ -74,6 +85,8 @@ def left_by(folder: Path) -> tuple[dict, dict, list]:
     mask = SignedMask.from_pretrained(folder / "round-02")
     weights = {**load_weights(folder / "round-02", mask), **solution_weights(folder / "round-02", mask)}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert mask.config is not None
+    assert mask.config.architecture == "Sequential"  # not FSDPSequential
     return {name: mask[name].tolist() for name in mask}, weights, [line["accuracy"] for line in lines]
 
 
@@ -95,8 +108,9 @@ def assert_alike(folder: Path, other: Path) -> None:
         torch.testing.assert_close(weight, expected_weights[name])
 
 
-def test_a_sharded_search_finds_what_one_process_finds(alone, tmp_path):
-    debug_launcher(search, args=(str(tmp_path), "aws", True), num_processes=2)
+@pytest.mark.parametrize("sharded", [True, pytest.param("by accelerate", marks=pytest.mark.slow)])
+def test_a_sharded_search_finds_what_one_process_finds(sharded, alone, tmp_path):
+    debug_launcher(search, args=(str(tmp_path), "aws", sharded), num_processes=2)
     assert_alike(tmp_path, alone)
 
 

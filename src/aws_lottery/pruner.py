@@ -18,7 +18,7 @@ from .parameters import norm_interpolation
 from .parameters.gradients import MeanGradients
 from .parameters.hold import Hold, held_by
 from .parameters.partition import partition
-from .parameters.unwrap import clean_name, modules_of, parameters_of, state_of, unwrap
+from .parameters.unwrap import class_name, clean_name, modules_of, parameters_of, state_of, unwrap
 from .sharding import is_sharded
 from .starting import MaskSource, as_mask, history_of, starting_masks, warn_of_trained_norm
 
@@ -82,7 +82,7 @@ class AWSPruner:
             )
         self.model = unwrap(model)
         signs.check_initialized(parameters_of(self.model))
-        self.config = replace(config, architecture=config.architecture or type(self.model).__name__)
+        self.config = replace(config, architecture=config.architecture or class_name(self.model))
         self.partition = partition(self.model, self.config)
         classifier = self.partition.names_of(self.partition.classifier)
         logger.info("classifier, signed but not pruned: %s", classifier)

@@ -18,6 +18,13 @@ def unwrap(model: nn.Module) -> nn.Module:
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
+def class_name(model: nn.Module) -> str:
+    """The name of the model's class, as its author gave it: `fully_shard` makes a class with FSDP before that name."""
+    name = type(model).__name__
+    original = name.removeprefix("FSDP")
+    return original if original in (base.__name__ for base in type(model).__mro__) else name
+
+
 def clean_name(name: str) -> str:
     """The name of a parameter, buffer or module when no part of its model is compiled."""
     return f"{name}.".replace(_COMPILED, "")[:-1]
