@@ -9,8 +9,23 @@ after the final training from the signs: 73.65 at 0.134 remaining (ResNet-50), 6
 options, it goes on. Then: recipes/train_from_mask.py OUTPUT_DIR/round-NN --recipe imagenet.
 """
 
+from dataclasses import replace
+
+from aws_lottery import TrainingConfig
 from aws_lottery.cli.find import search_main
-from aws_lottery.paper import IMAGENET
+from aws_lottery.paper import Settings
+
+FINAL = TrainingConfig(
+    epochs=120, optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="cosine", batch_size=256
+)
+SEARCH = Settings(warmup_epochs=20, epochs_per_round=5, rounds=10, prune_rate=0.2, final=FINAL)  # at a constant rate
+SETTINGS = {
+    "resnet50": SEARCH,
+    "mobilenetv2": replace(
+        SEARCH, final=replace(FINAL, optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-5)
+    ),
+    "mlp_mixer": replace(SEARCH, final=replace(FINAL, epochs=200, weight_decay=5e-5, batch_size=512)),
+}
 
 if __name__ == "__main__":
-    search_main(__doc__, "ILSVRC/imagenet-1k", IMAGENET)
+    search_main(__doc__, "ILSVRC/imagenet-1k", SETTINGS)

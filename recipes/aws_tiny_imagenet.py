@@ -8,8 +8,27 @@ Here: not measured. Hardware: one GPU; 2 gloo processes work too. --smoke: secon
 Killed and started again with the same options, it goes on. Then: recipes/train_from_mask.py OUTPUT_DIR/round-NN.
 """
 
+from dataclasses import replace
+
+from aws_lottery import TrainingConfig
 from aws_lottery.cli.find import search_main
-from aws_lottery.paper import SMALL_IMAGES
+from aws_lottery.paper import SMALL_IMAGES, Settings
+
+FINAL = TrainingConfig(
+    epochs=100,
+    optimizer="sgd",
+    learning_rate=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="multistep",
+    milestones=(0.5, 0.75),
+    batch_size=128,
+)
+SEARCH = Settings(warmup_epochs=10, epochs_per_round=10, rounds=15, prune_rate=0.2, final=FINAL)  # at a constant rate
+SETTINGS = {
+    **dict.fromkeys(SMALL_IMAGES, SEARCH),  # ResNet-50 and the other networks of aws_lottery.paper
+    "mobilenetv2": replace(SEARCH, final=replace(FINAL, learning_rate=0.05)),
+}
 
 if __name__ == "__main__":
-    search_main(__doc__, "zh-plus/tiny-imagenet", SMALL_IMAGES)
+    search_main(__doc__, "zh-plus/tiny-imagenet", SETTINGS)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from aws_lottery import SignedMask
 from aws_lottery.mask_file.sparse_weights import load_weights
 from aws_lottery.models import fresh_network
+from aws_lottery.paper import IMAGENET, SMALL_IMAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -145,6 +146,15 @@ def test_language_models_by_the_trainer(monkeypatch, tmp_path, capfd, options):
     assert [row["remaining"] for row in rows] == [1.0] + 4 * [pytest.approx(0.8, abs=1e-3)]
     assert all(1 < row["after"] < row["before"] < 400 for row in rows)
     assert f"fresh starts: {options[-1] if 'init' in options else 'signs'}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [("aws_cifar100.py", SMALL_IMAGES), ("aws_tiny_imagenet.py", SMALL_IMAGES), ("aws_imagenet.py", IMAGENET)],
+)
+def test_the_hyper_parameters_that_a_recipe_shows_are_the_papers(recipe, settings):
+    shown = runpy.run_path(str(ROOT / "recipes" / recipe))["SETTINGS"]
+    assert list(shown.items()) == list(settings.items())
 
 
 def test_every_recipe_is_run_by_a_test():

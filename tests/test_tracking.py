@@ -33,7 +33,7 @@ class Kept(tracking.GeneralTracker):
 
 
 class KeptToo(Kept):
-    name = "trackio"
+    name: str = "trackio"
 
 
 def search(monkeypatch, tmp_path, *trackers: str) -> list[dict[str, Any]]:

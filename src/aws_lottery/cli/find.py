@@ -120,7 +120,7 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
         test_data=data.test,
         seed=given.seed,
         about={
-            "dataset": given.dataset,
+            "dataset": data.name if Path(given.dataset or "").exists() else given.dataset,  # not a path of this machine
             "task": "image-classification",
             "command": command_line(),
             "model_code": model_code(model_name, data.num_classes, data.image_size, **network_options),
