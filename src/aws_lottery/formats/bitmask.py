@@ -1,8 +1,8 @@
 """The sparse-bitmask form of compressed-tensors: the weights that are not 0, and a bit a weight that says where.
 
 A layer `L` with a pruned `L.weight` becomes `L.compressed` (nonzeros, row-major), `L.bitmask` (uint8, whole bytes for
-each row of the last dimension, the lowest bit first), `L.row_offsets` (int64, nonzeros before each entry of the first
-dimension; for matrices, before each row) and `L.shape` (int64).
+each row of the last dimension, the lowest bit first), `L.row_offsets` (int64, a number a row: for a matrix the nonzeros
+before it, for more dimensions those before it along the first one) and `L.shape` (int64).
 Its library writes and reads this up to 0.14; later ones keep the packing of bits and the name of the format.
 """
 
