@@ -27,8 +27,8 @@ from .models import create_model as create_model
 from .parameters.hold import Hold as Hold
 from .pruner import AWSPruner as AWSPruner
 from .pruner import Stage as Stage
-from .pruner import detach as detach
 from .runs.search import find_signed_mask as find_signed_mask
+from .searched_model import detach as detach
 from .signs import interpolate as interpolate
 from .signs import prune as prune
 from .signs import remaining as remaining

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .data import Images, ImageSplit, batches
 from .evaluation import evaluate, recalibrate
 from .parameters.unwrap import clean_name, unwrap
-from .pruner import detach
+from .searched_model import detach
 from .training import train
 from .training_config import TrainingConfig
 

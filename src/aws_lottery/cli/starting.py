@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import load_state_file, solution_weights
-from ..pruner import detach
+from ..searched_model import detach
 from ..transfers import TRANSFERS, transfer_
 
 STARTS = ("signs", "mask", "solution")  # rows of TRANSFERS whose zeros are those of the mask
