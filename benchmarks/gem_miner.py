@@ -22,7 +22,7 @@ from aws_lottery.data.digits import digit_images
 from aws_lottery.evaluation import accuracy_of
 from aws_lottery.paper import GEM_MINER
 from aws_lottery.runs.metrics_log import METRICS_FILE
-from aws_lottery.runs.search import round_folder
+from aws_lottery.runs.round_folder import round_folder
 
 
 def perceptron(seed: int) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .mask import SignedMask
 from .mask_file import packing
-from .parameters.matching import fit
+from .parameters.fitting import fit
 from .parameters.partition import norm_parameters
 from .parameters.unwrap import parameters_of
 

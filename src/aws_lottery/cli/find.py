@@ -24,7 +24,8 @@ from ..config import METHODS, PROTOCOLS, PRUNABLE_KINDS, SignedMaskConfig
 from ..criteria import CRITERIA
 from ..models import ARCHITECTURES, fresh_network, model_code, options_under
 from ..paper import OF_METHOD, RECIPES, Settings
-from ..runs.search import OF_FINAL_TRAINING, find_signed_mask, round_folder
+from ..runs.round_folder import round_folder
+from ..runs.search import OF_FINAL_TRAINING, find_signed_mask
 from ..summaries import size_text
 from ..training import steps_an_epoch
 from .options import (

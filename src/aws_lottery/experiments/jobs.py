@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..mask import SignedMask
 from ..mask_file.pretrained import MASK_FILE, packed
-from ..runs.search import round_folder
+from ..runs.round_folder import round_folder
 from .results import LineKind, Origin
 
 OTHER_NOISE = 1000  # added to the seed of the data order

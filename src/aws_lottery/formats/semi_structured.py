@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.sparse import SparseSemiStructuredTensorCUTLASS, to_sparse_semi_structured
 
 from ..mask import SignedMask
-from ..parameters.matching import fit
+from ..parameters.fitting import fit
 from ..parameters.unwrap import modules_of, unwrap
 
 

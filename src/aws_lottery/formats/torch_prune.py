@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from ..mask import SignedMask
-from ..parameters.matching import fit
+from ..parameters.fitting import fit
 from ..parameters.unwrap import modules_of, unwrap
 
 

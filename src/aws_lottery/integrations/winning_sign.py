@@ -24,7 +24,7 @@ from ..mask import SignedMask
 from ..parameters.unwrap import unwrap
 from ..processes import refuse_sharding, together
 from ..pruner import AWSPruner, Stage
-from ..runs.search import round_folder, save_round
+from ..runs.round_folder import round_folder, save_round
 from .arguments import hyper_parameters, refuse
 from .calibration import recalibrate_on
 from .checkpoints import checkpoint_folder, load_search, save_search

@@ -1,4 +1,4 @@
-"""Which parameter of a model each tensor of a mask is for: `fit`, by names and shapes alone.
+"""Which parameter of a model each tensor of a mask is for: `match`, by names and shapes alone.
 
 In this order: what the caller maps; the same name; the same name under another prefix, if only one prefix fits; the
 same name in checkpoints (checkpoint_names.py), under a prefix, too; and, at last and with a warning, the same place in
@@ -10,77 +10,15 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from ..signs import check_finite
-from .checkpoint_names import checkpoint_names
-from .partition import matches, norm_parameters
-from .unwrap import parameters_of, unwrap
+from .partition import matches
 
 logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]  # name -> shape, in the order of the model
-if TYPE_CHECKING:
-    from ..mask import SignedMask
-
 Names = Mapping[str, str] | Callable[[str], str]
 MATCHES = ("names", "structure")
 MIN_SHAPES = 3  # so many different shapes, before their order is taken for a network's
-
-
-def fit(
-    mask: "SignedMask",
-    model: nn.Module,
-    *,
-    exclude: Collection[str] = (),
-    names: Names | None = None,
-    by: str = "names",
-) -> dict[str, str]:
-    """`match` for a SignedMask and a model, seen through its wrappers. Raises: ValueError that names both."""
-    model = unwrap(model)
-    parameters, norms = parameters_of(model), norm_parameters(model)
-    try:
-        if by == "structure" and not mask.signed:
-            raise ValueError("match='structure' needs the signed mask: this one does not tell what it leaves out")
-        places = match(
-            {name: tuple(value.shape) for name, value in mask.items()},
-            {name: tuple(parameter.shape) for name, parameter in parameters.items()},
-            required=[name for name in parameters if mask.signed and name not in norms],
-            head=_head(mask),
-            names=names,
-            exclude=exclude,
-            by=by,
-            aliases=(mask.checkpoint_names, checkpoint_names(model)),
-        )
-        _check_values({place: parameters[place] for place in places.values()})
-    except ValueError as error:
-        made_for = (mask.config and mask.config.architecture) or "a network that it does not name"
-        raise ValueError(
-            f"the signed mask does not fit this {type(model).__name__}, nothing was changed; "
-            f"it was made for {made_for}. {error}"
-        ) from None
-    return places
-
-
-def _check_values(parameters: Mapping[str, Tensor]) -> None:
-    """Raises: ValueError for what can't be multiplied in place, or would not be 0 where the mask is."""
-    check_finite(parameters)
-    for name, value in parameters.items():
-        if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True)):
-            raise ValueError(f"{name}: its elements share memory (expand); give the model a clone of it first")
-        if value.is_inference() and not torch.is_inference_mode_enabled():
-            raise ValueError(f"{name}: made under torch.inference_mode; make the model, or a clone of it, outside")
-
-
-def _head(mask: "SignedMask") -> list[str]:
-    """Names of the classifier, if it was not pruned: the one of the configuration, or the last matrix."""
-    last = next((name for name in reversed(list(mask)) if mask[name].dim() > 1), "")
-    owner = (mask.config and mask.config.classifier) or last.rpartition(".")[0]
-    names = [name for name in mask if name.rpartition(".")[0] == owner]
-    return [] if set(names) & set(mask.prunable) else names
 
 
 def match(

@@ -16,53 +16,24 @@ from ..evaluation import accuracy_of
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
 from ..mask_file import packing
-from ..mask_file.provenance import provenance
-from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
-from ..parameters.unwrap import parameters_of, state_of, unwrap
+from ..mask_file.sparse_weights import WEIGHTS_FILE
+from ..parameters.unwrap import parameters_of, unwrap
 from ..preflight import check_fit
-from ..processes import together
-from ..pruner import AWSPruner, Stage
-from ..sharding import as_laid_out, is_sharded_model
+from ..pruner import Stage
+from ..sharding import is_sharded_model
 from ..signs import check_initialized
 from ..starting import MaskSource, as_mask
 from ..training import Training, shard_, steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .checkpoint import CheckpointError, has_checkpoint
 from .output_folder import Run
+from .round_folder import read_round_, round_folder, save_round
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator, PartialState
+    from accelerate import Accelerator
 
 
 OF_FINAL_TRAINING = ("epochs", "schedule", "milestones", "min_learning_rate")  # stages have a constant rate
-
-
-def round_folder(output_dir: str | Path, index: int) -> Path:
-    """Where a search leaves the signed mask of round `index`."""
-    return Path(output_dir) / f"round-{index:02}"
-
-
-def save_round(
-    folder: Path,
-    mask: SignedMask,
-    pruner: AWSPruner,
-    processes: "Accelerator | PartialState",
-    *,
-    about: Mapping[str, Any],
-) -> None:
-    """Write the mask of a round, the weights that survived it, and those that the method rewinds to.
-
-    Every process has to call it: all gather what is sharded, one writes.
-    """
-    with together(processes):
-        if processes.is_main_process:
-            history = mask.provenance.history if mask.provenance else ()
-            mask.provenance = provenance(**{"history": history, **about})
-            mask.save_pretrained(folder)
-    for file, weights in ((WEIGHTS_FILE, pruner.sparse_state()), (REWOUND_FILE, pruner.rewound_state())):
-        if weights is not None:
-            with together(processes):
-                save_weights(folder, weights, mask, file=file, write=processes.is_main_process)
 
 
 def find_signed_mask(
@@ -167,7 +138,7 @@ def find_signed_mask(
         done = run.more is None or (run.more["stage"] > rounds + bool(solution_epochs) and not run.more["begun"])
         if done and (last / WEIGHTS_FILE).exists():
             pruner.detach()
-            return _read_again(last, model)
+            return read_round_(last, model)
         if run.more is not None:
             pruner.load_state_dict(run.more)
             so_far = run.more.get("so_far")  # checkpoints of before have none
@@ -250,13 +221,3 @@ def _name_of(stage: Stage) -> str:
     else:
         name = f"round {stage.index}/{stage.rounds}" if stage.index else "warm-up"
     return f"{name:<{len(f'round {stage.rounds}/{stage.rounds}')}}  {stage.remaining:.4f} remaining"
-
-
-def _read_again(folder: Path, model: nn.Module) -> SignedMask:
-    """The mask that a search left; the weights and buffers that it left go into the model."""
-    mask = SignedMask.from_pretrained(folder)
-    model = unwrap(model)
-    there = state_of(model)
-    weights = {name: as_laid_out(value, there[name]) for name, value in load_weights(folder, mask).items()}
-    model.load_state_dict(weights, strict=False)
-    return mask
