@@ -101,7 +101,7 @@ def test_the_time_is_estimated_once_after_the_first_steps(tmp_path, monkeypatch,
     search(tmp_path)
     printed = capfd.readouterr().out
     assert len(re.findall(r"about \d+ s for all 32 steps, \d+ s of them left", printed)) == 1
-    assert re.findall(r"(\S+ ?\S+)  (\S+) remaining  loss \S+  accuracy \S+  \d+ s", printed) == [
+    assert re.findall(r"(\S+ ?\S+) {2,}(\S+) remaining  loss \S+  accuracy \S+  \d+ s", printed) == [
         ("warm-up", "1.0000"),
         ("round 1/3", "1.0000"),
         ("round 2/3", "0.8021"),
