@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs docs-serve docs-links clean
 
 demo: .venv/installed
 	$(BIN)/python recipes/aws_digits.py --output_dir runs/digits
@@ -15,6 +15,19 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+docs: .venv/docs-installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site
+
+docs-serve: docs
+	$(BIN)/python -m http.server --directory build/site 8000
+
+docs-links: docs  # within the site; `sphinx-build -b linkcheck` asks for those to others
+	$(BIN)/linkchecker --config docs/site/linkchecker.ini build/site/docs/start.html
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,56 @@
+"""The site: `make docs`. Sphinx reads the pages where they lie, README included, so that links also work on GitHub."""
+
+import re
+import sys
+from pathlib import Path
+
+from pygments.lexers.special import TextLexer
+
+sys.path.insert(0, str(Path(__file__).parent))  # command_parsers
+
+project = "aws_lottery"
+copyright = "the authors of aws_lottery, Apache-2.0"
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_argparse_cli",
+    "sphinx_copybutton",
+]
+
+# The source folder is the checkout (see the Makefile); these are its pages.
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md"]
+root_doc = "docs/start"
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # signatures have them
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80  # then a parameter a line
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = "aws_lottery"
+html_extra_path = ["index.html"]  # from / to the first page
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by scripts in the browser
+
+
+def as_rst(app, what, name, obj, options, lines: list[str]) -> None:
+    """Docstrings as Sphinx reads them: ours have Markdown's `code`, and `Returns:` with its text on the same line.
+
+    Runs before napoleon, which makes fields of `Args:`.
+    """
+    for index, line in enumerate(lines):
+        line = re.sub(r"^(Returns|Raises|Yields): (?=\S)", lambda field: f":{field[1].lower()}: ", line)
+        pieces = line.split("`")
+        pieces[::2] = [re.sub(r"([\\|*]|_(?=\W|$))", r"\\\1", piece) for piece in pieces[::2]]
+        lines[index] = "``".join(pieces)
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", as_rst, priority=400)
+    app.add_lexer("mermaid", TextLexer)  # drawn by GitHub; here it is text
