@@ -133,39 +133,39 @@ def main() -> None:
     parser = machine_options(__doc__)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument("--dataset", default=None, help="folder or id on the Hub; default: the experiment's")
-    given = parser.parse_args()
-    row = EXPERIMENTS[given.experiment]
-    if given.smoke:
+    args = parser.parse_args()
+    row = EXPERIMENTS[args.experiment]
+    if args.smoke:
         row = replace(row, **SMOKE, rounds=(2,), barrier_rounds=(2,), final=replace(row.final, epochs=1, batch_size=8))
-    given.output_dir = given.output_dir or f"runs/{given.experiment}"
-    accelerator = accelerator_for(given)
+    args.output_dir = args.output_dir or f"runs/{args.experiment}"
+    accelerator = accelerator_for(args)
     data = load_data(
-        made_up_images(32) if given.smoke else images_of(given.dataset or row.dataset, row.classes),
+        made_up_images(32) if args.smoke else images_of(args.dataset or row.dataset, row.classes),
         max_train_samples=row.images,
         augmentation=replace(CIFAR, size=row.image_size, padding=row.image_size // 8),
         decoded=True,
-        workers=given.workers,
+        workers=args.workers,
     ).to(accelerator.device)
     fresh = partial(
         fresh_network,
         row.model,
         data.num_classes,
         image_size=data.image_size,
-        channels_last=given.channels_last,
+        channels_last=args.channels_last,
         **options_of(row),
     )
 
     do_all(
-        (partial(search, row, method, fresh, data, given.output_dir, accelerator) for method in row.methods),
+        (partial(search, row, method, fresh, data, args.output_dir, accelerator) for method in row.methods),
         accelerator,
     )
     for transfers in dict.fromkeys((row.first or row.transfers, row.transfers)):
         comparison = Comparison(
-            [f"{given.output_dir}/search-{method}" for method in row.methods],
+            [f"{args.output_dir}/search-{method}" for method in row.methods],
             fresh,
             data,
             row.final,
-            output_dir=f"{given.output_dir}/comparison",
+            output_dir=f"{args.output_dir}/comparison",
             accelerator=accelerator,
             rounds=row.rounds,
             transfers=transfers,

@@ -11,7 +11,7 @@ import yaml
 from aws_lottery import __version__
 from aws_lottery.cli.commands import COMMANDS
 from aws_lottery.cli.main import main
-from aws_lottery.cli.parser import CommandParser, chosen, options_text, said
+from aws_lottery.cli.parser import CommandParser, chosen, given_options, options_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ def test_options_are_the_parameters_of_a_class_and_their_help_is_its_docstring()
 
 def test_what_was_not_given_is_told_from_what_was():
     options = oven().parse_args(["rye", "--trays", "3", "--fan"])
-    assert said(options, FIELDS) == {"fan": True, "trays": [3]}
-    assert Oven(**said(options, FIELDS)).degrees == 180.0
+    assert given_options(options, FIELDS) == {"fan": True, "trays": [3]}
+    assert Oven(**given_options(options, FIELDS)).degrees == 180.0
 
 
 @pytest.mark.parametrize("option", ["--no-fan", "--fan"])

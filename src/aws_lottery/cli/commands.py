@@ -1,4 +1,4 @@
-"""The commands of `aws-lottery` and what they are, without importing any of them."""
+"""The names and descriptions of the commands of `aws-lottery`, without importing any of them."""
 
 import ast
 from pathlib import Path
@@ -22,6 +22,6 @@ commands:
 
 
 def first_line(name: str) -> str:
-    """Of the docstring of a command's file, which is not imported for that."""
+    """The first line of the docstring of a command's file, read without importing the file."""
     text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0].rstrip(".")

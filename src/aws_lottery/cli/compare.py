@@ -1,8 +1,8 @@
 """Compare starts from searches: table, plots, cards.
 
 Final trainings of rounds x transfers x seeds, from one search or more. Writes results.jsonl, table.md, plots, and the
-masks with cards that state what was measured. What is done is not done again; the same command started several times
-shares the work.
+masks with cards that state what was measured. Work that is done is not repeated, and several processes that run the
+same command share the work.
 
 Examples:
     aws-lottery compare runs/aws --dataset uoft-cs/cifar100 --rounds 9
@@ -20,13 +20,14 @@ from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
 from ..experiments.panels import require_matplotlib
 from ..experiments.report import TABLE_FILE
-from ..models import ARCHITECTURES, fresh_network, options_under
+from ..models import fresh_network, options_under
 from ..paper import RECIPES
 from ..transfers import TRANSFERS
 from .options import (
     accelerator_for,
     data_for,
     final_config,
+    network_name,
     options,
     recipe_option,
     settings_for,
@@ -47,7 +48,7 @@ def compare_main(description: str | None) -> None:
 
 def comparison_parser(description: str | None, argv: Sequence[str] | None) -> CommandParser:
     settings = RECIPES[chosen(argv, "recipe") or "small"]
-    row = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
+    defaults = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
     parser = options(description, None, model="that of the searches")
     parser.add_argument("searches", nargs="+", help="folders that searches wrote")
     group = parser.add_argument_group("what is compared")
@@ -70,45 +71,43 @@ def comparison_parser(description: str | None, argv: Sequence[str] | None) -> Co
         metavar="N",
         help="of --rounds: barriers to the solution and against SGD noise; each start trains twice",
     )
-    group.add_argument("--no_plots", action="store_true", help="go on where there is no matplotlib to draw them with")
+    group.add_argument("--no_plots", action="store_true", help="write no plots, so that matplotlib is not needed")
     recipe_option(parser)
-    training_options(parser, row.final)
+    training_options(parser, defaults.final)
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    if not given.no_plots:
+def run(args: argparse.Namespace) -> None:
+    if not args.no_plots:
         try:
             require_matplotlib()
         except ModuleNotFoundError as error:
             raise SystemExit(f"{error}, or go without them: --no_plots") from error
-    given.output_dir = given.output_dir or f"{given.searches[0]}-compared"
-    first = SearchRound(Path(given.searches[0]), given.rounds[0])
-    name = given.model or first.architecture
-    if name is None or name not in ARCHITECTURES:
-        raise ValueError(f"--model is needed: the search is of '{name}', not one of {', '.join(ARCHITECTURES)}")
-    config = final_config(settings_for(name, RECIPES[given.recipe]), given)
-    accelerator = accelerator_for(given)
-    data = data_for(given, accelerator)
-    write_options(given, {"model": name, **asdict(config)}, accelerator)
+    args.output_dir = args.output_dir or f"{args.searches[0]}-compared"
+    first = SearchRound(Path(args.searches[0]), args.rounds[0])
+    name = network_name(args, first.architecture, args.searches[0])
+    config = final_config(settings_for(name, RECIPES[args.recipe]), args)
+    accelerator = accelerator_for(args)
+    data = data_for(args, accelerator)
+    write_options(args, {"model": name, **asdict(config)}, accelerator)
     comparison = Comparison(
-        given.searches,
+        args.searches,
         partial(
             fresh_network,
             name,
             data.num_classes,
             image_size=data.image_size,
-            channels_last=given.channels_last,
+            channels_last=args.channels_last,
             **options_under(name, first.protocol),
         ),
         data,
         config,
-        output_dir=given.output_dir,
+        output_dir=args.output_dir,
         accelerator=accelerator,
-        rounds=given.rounds,
-        transfers=given.transfers,
-        seeds=given.seeds,
-        barrier_rounds=given.barrier_rounds,
+        rounds=args.rounds,
+        transfers=args.transfers,
+        seeds=args.seeds,
+        barrier_rounds=args.barrier_rounds,
     )
     comparison.run()
     accelerator.print((comparison.folder / TABLE_FILE).read_text())

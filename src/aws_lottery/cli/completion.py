@@ -24,8 +24,8 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    print(shtab.complete(whole_parser(), shell=given.shell))
+def run(args: argparse.Namespace) -> None:
+    print(shtab.complete(whole_parser(), shell=args.shell))
 
 
 def whole_parser() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
 """Compare two masks of one network, layer by layer.
 
-Each figure stands beside its value by chance. `overlap` is the share of weights that both keep among those that either
-keeps, `same sign` the share of equal signs among those that both keep. By chance: masks as sparse as these in each
-layer, at random places, with as many +.
+`overlap` is the share of weights that both masks keep among those that either keeps. `same sign` is the share of equal
+signs among the weights that both keep. `chance` is the expected value of each for masks that are as sparse in each
+layer and have as many +, but at random places.
 
 Examples:
     aws-lottery diff runs/aws/round-09 runs/lrr/round-09
@@ -24,17 +24,17 @@ HEADER = ("layer", "remaining", "", "overlap", "chance", "same sign", "chance")
 def parser(argv: Sequence[str] | None) -> CommandParser:
     parser = CommandParser(__doc__)
     parser.add_argument("first", help="folder, or id on the Hub")
-    parser.add_argument("second", help="another")
+    parser.add_argument("second", help="another mask: folder, or id on the Hub")
     parser.add_argument("--revision", metavar="NAME", help="of the first, on the Hub")
     parser.add_argument("--second_revision", metavar="NAME", help="of the second")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    first = SignedMask.from_pretrained(given.first, revision=given.revision)
-    rows = likeness(first, SignedMask.from_pretrained(given.second, revision=given.second_revision))
-    if given.json:
+def run(args: argparse.Namespace) -> None:
+    first = SignedMask.from_pretrained(args.first, revision=args.revision)
+    rows = likeness(first, SignedMask.from_pretrained(args.second, revision=args.second_revision))
+    if args.json:
         print(to_json([vars(row) for row in rows], indent=2))
     else:
         print(table(HEADER, [_cells(row) for row in rows]))

@@ -3,7 +3,7 @@
 The weights are those that the search left in the mask's folder, or those of --weights, times the mask. The forms:
 
     weights      the state_dict of theta * m, in safetensors
-    torch-prune  that of a model under torch.nn.utils.prune, in safetensors
+    torch-prune  the state_dict of a model under torch.nn.utils.prune, in safetensors
     bitmask      the sparse-bitmask form of compressed-tensors, in safetensors
     csr          a folder of SciPy's .npz: compressed sparse rows, layer by layer
     onnx         the network itself
@@ -31,6 +31,7 @@ from ..formats.torch_prune import pruned_state_dict
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import load_weights
 from ..models import ARCHITECTURES, create_model, options_under
+from .options import network_name
 from .parser import CommandParser, choice
 
 Weights = Mapping[str, Tensor]
@@ -49,62 +50,60 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    if given.form == "onnx":
+def run(args: argparse.Namespace) -> None:
+    if args.form == "onnx":
         require_onnx()
-    mask = SignedMask.from_pretrained(given.mask, revision=given.revision)
-    FORMS[given.form](_weights(mask, given), mask, given)
-    path = Path(given.output)
+    mask = SignedMask.from_pretrained(args.mask, revision=args.revision)
+    FORMS[args.form](_weights(mask, args), mask, args)
+    path = Path(args.output)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     print(f"{path}: {mask.remaining:.4f} remaining, {sum(file.stat().st_size for file in files):,} bytes")
 
 
-def _weights(mask: SignedMask, given: argparse.Namespace) -> dict[str, Tensor]:
+def _weights(mask: SignedMask, args: argparse.Namespace) -> dict[str, Tensor]:
     """theta * m, with buffers. Raises: FileNotFoundError; ValueError if they are not of the mask's network."""
-    if given.weights is None:
-        return load_weights(given.mask, mask)
-    weights = safetensors.torch.load_file(given.weights)
+    if args.weights is None:
+        return load_weights(args.mask, mask)
+    weights = safetensors.torch.load_file(args.weights)
     for name, value in mask.items():
         if name not in weights or weights[name].shape != value.shape:
-            shape = tuple(weights[name].shape) if name in weights else "missing"
+            found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
             raise ValueError(
-                f"'{given.weights}' is not of the mask's network: {name} is {shape} in it, "
-                f"{tuple(value.shape)} in the mask"
+                f"'{args.weights}' is not of the mask's network: {name} {found}, "
+                f"the mask expects {tuple(value.shape)}; give the weights of that network"
             )
     return weights | {name: weights[name] * (mask[name] != 0) for name in mask.prunable}
 
 
-def _save(tensors: Weights, given: argparse.Namespace) -> None:
-    path = Path(given.output)
+def _save(tensors: Weights, args: argparse.Namespace) -> None:
+    path = Path(args.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}))
 
 
-def _csr(weights: Weights, mask: SignedMask, given: argparse.Namespace) -> None:
+def _csr(weights: Weights, mask: SignedMask, args: argparse.Namespace) -> None:
     from scipy.sparse import save_npz
 
-    folder = Path(given.output)
+    folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     for name, matrix in to_csr(weights, mask.prunable).items():
         save_npz(folder / f"{name}.npz", matrix)
 
 
-def _onnx(weights: Weights, mask: SignedMask, given: argparse.Namespace) -> None:
-    name = given.model or (mask.config.architecture if mask.config else None)
-    if name is None or name not in ARCHITECTURES:
-        raise ValueError(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
+def _onnx(weights: Weights, mask: SignedMask, args: argparse.Namespace) -> None:
+    name = network_name(args, mask.config.architecture if mask.config else None, args.mask)
     classes = [value.shape[0] for value in mask.values()][-1]  # of the classifier's bias, or its weight
     options = options_under(name, mask.config.protocol) if mask.config else {}
-    model = create_model(name, classes, image_size=given.image_size, **options)
+    model = create_model(name, classes, image_size=args.image_size, **options)
     model.load_state_dict(dict(weights))
-    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-    to_onnx(model, given.output, torch.zeros(2, 3, given.image_size, given.image_size))
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    to_onnx(model, args.output, torch.zeros(2, 3, args.image_size, args.image_size))
 
 
 FORMS: dict[str, Callable[[Weights, SignedMask, argparse.Namespace], None]] = {
-    "weights": lambda weights, mask, given: _save(weights, given),
-    "torch-prune": lambda weights, mask, given: _save(pruned_state_dict(weights, mask), given),
-    "bitmask": lambda weights, mask, given: _save(to_bitmask(weights, mask.prunable), given),
+    "weights": lambda weights, mask, args: _save(weights, args),
+    "torch-prune": lambda weights, mask, args: _save(pruned_state_dict(weights, mask), args),
+    "bitmask": lambda weights, mask, args: _save(to_bitmask(weights, mask.prunable), args),
     "csr": _csr,
     "onnx": _onnx,
 }

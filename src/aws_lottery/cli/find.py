@@ -1,8 +1,7 @@
 """Search for a winning sign.
 
-Algorithm 1: trains, prunes, goes on. Writes a folder a round with the signed mask, its card and the weights that
-survived; metrics.jsonl, and options.json with all that was used. Killed and started again with the same options, it
-goes on.
+Runs Algorithm 1. For each round it writes a folder with the signed mask, its card and the surviving weights; beside
+them, metrics.jsonl, and options.json with every option that was used. If it is killed, the same command continues it.
 
 Examples:
     aws-lottery find --dataset uoft-cs/cifar100 --model resnet50
@@ -39,7 +38,7 @@ from .options import (
     training_options,
     write_options,
 )
-from .parser import CommandParser, chosen, said
+from .parser import CommandParser, chosen, given_options
 from .starting import start_of, starting_options
 
 STAGES = ("rounds", "warmup_epochs", "epochs_per_round", "prune_rate")  # of Settings
@@ -53,8 +52,8 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    search(given, RECIPES[given.recipe])
+def run(args: argparse.Namespace) -> None:
+    search(args, RECIPES[args.recipe])
 
 
 def search_main(description: str | None, dataset: str, settings: Mapping[str, Settings]) -> None:
@@ -66,51 +65,53 @@ def search_parser(
     description: str | None, argv: Sequence[str] | None, dataset: str | None, settings: Mapping[str, Settings]
 ) -> CommandParser:
     first = next(iter(settings))
-    row = OF_METHOD.get(chosen(argv, "method") or "", settings.get(chosen(argv, "model") or first, settings[first]))
+    defaults = OF_METHOD.get(
+        chosen(argv, "method") or "", settings.get(chosen(argv, "model") or first, settings[first])
+    )
     networks = list(dict.fromkeys([*settings, *ARCHITECTURES]))
     parser = options(description, dataset, model=first, networks=networks)
-    stages = {name: getattr(row, name) for name in STAGES}
+    stages = {name: getattr(defaults, name) for name in STAGES}
     tables = {"method": METHODS, "protocol": PROTOCOLS, "prunable": PRUNABLE_KINDS, "criterion": CRITERIA}
     parser.add_parameters("search", SignedMaskConfig, SEARCH, shown=stages, choices=tables)
-    training_options(parser, row.search, leave_out=OF_FINAL_TRAINING)
+    training_options(parser, defaults.search, leave_out=OF_FINAL_TRAINING)
     starting_options(parser)
     parser.add_argument("--push_to_hub", metavar="REPO", help="publish the last mask there")
     return parser
 
 
-def search_config(given: argparse.Namespace, name: str, paper: Settings) -> SignedMaskConfig:
-    stages: dict[str, Any] = SMOKE if given.smoke else {stage: getattr(paper, stage) for stage in STAGES}
-    if given.target_remaining is not None:
+def search_config(args: argparse.Namespace, name: str, paper: Settings) -> SignedMaskConfig:
+    stages: dict[str, Any] = SMOKE if args.smoke else {stage: getattr(paper, stage) for stage in STAGES}
+    if args.target_remaining is not None:
         stages = {stage: value for stage, value in stages.items() if stage != "rounds"}
-    return SignedMaskConfig(**{**stages, **said(given, SEARCH)}, seed=given.seed, architecture=name)
+    return SignedMaskConfig(**{**stages, **given_options(args, SEARCH)}, seed=args.seed, architecture=name)
 
 
-def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
-    model_name = given.model or next(iter(settings))
-    paper = OF_METHOD.get(given.method) or settings_for(model_name, settings)
-    config, training = search_config(given, model_name, paper), adjusted(paper.search, given)
-    if given.output_dir is None:
-        data_name = Path(given.dataset or "made-up").name
-        given.output_dir = f"runs/{data_name}-{model_name}-{config.method}-seed{given.seed}"
-    folder = Path(given.output_dir)
-    accelerator = accelerator_for(given, {"search": config.to_dict(), "training": asdict(training)})
-    data = data_for(given, accelerator)
+def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
+    model_name = args.model or next(iter(settings))
+    paper = OF_METHOD.get(args.method) or settings_for(model_name, settings)
+    config, training = search_config(args, model_name, paper), adjusted(paper.search, args)
+    if args.output_dir is None:
+        data_name = Path(args.dataset or "made-up").name
+        args.output_dir = f"runs/{data_name}-{model_name}-{config.method}-seed{args.seed}"
+    folder = Path(args.output_dir)
+    accelerator = accelerator_for(args, {"search": config.to_dict(), "training": asdict(training)})
+    data = data_for(args, accelerator)
     network_options = options_under(model_name, config.protocol)
     model = fresh_network(
         model_name,
         data.num_classes,
-        given.seed,
+        args.seed,
         image_size=data.image_size,
-        channels_last=given.channels_last,
+        channels_last=args.channels_last,
         **network_options,
     )
-    start = start_of(given, model)
+    start = start_of(args, model)
     remaining = start["mask"].remaining if "mask" in start else 1.0
     config = config.starting_at(remaining)
     partial_batches = PROTOCOLS[config.protocol].partial_batches
     steps = steps_an_epoch(data.train, training, accelerator, partial_batches=partial_batches)
     accelerator.print(_cost(model, config, training.batch_size, steps, remaining))
-    write_options(given, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator)
+    write_options(args, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator)
     mask = find_signed_mask(
         model,
         data.train,
@@ -119,26 +120,26 @@ def search(given: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
         output_dir=folder,
         accelerator=accelerator,
         test_data=data.test,
-        seed=given.seed,
+        seed=args.seed,
         about={
-            "dataset": data.name if Path(given.dataset or "").exists() else given.dataset,  # not a path of this machine
+            "dataset": data.name if Path(args.dataset or "").exists() else args.dataset,  # not a path of this machine
             "task": "image-classification",
             "command": command_line(),
             "model_code": model_code(model_name, data.num_classes, data.image_size, **network_options),
         },
-        solution_epochs=given.solution_epochs,
+        solution_epochs=args.solution_epochs,
         **start,
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
-    accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} --dataset {given.dataset}")
-    if given.push_to_hub and accelerator.is_main_process:
-        mask.push_to_hub(given.push_to_hub)
+    accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} --dataset {args.dataset}")
+    if args.push_to_hub and accelerator.is_main_process:
+        mask.push_to_hub(args.push_to_hub)
     accelerator.end_training()
 
 
 def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: int, remaining: float) -> str:
     assert config.rounds is not None
-    size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1)  # weights, a moment (Adam has two), masks
+    size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1)  # weights, one moment (Adam has two), masks
     remaining *= (1 - config.prune_rate) ** config.rounds
     return (
         f"{config.method}, {config.rounds} rounds to {remaining:.3f} remaining: "

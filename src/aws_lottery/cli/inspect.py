@@ -1,7 +1,7 @@
 """Show a mask: its layers, origin and size.
 
-The mask is in a folder or on the Hub. `remaining` is the share of a layer's weights that are left, `+` the share of +1
-among those; layers in brackets are signed but not pruned.
+The mask is in a folder or on the Hub. `remaining` is the share of a layer's weights that are not pruned, `+` the share
+of +1 among them. A layer in brackets has signs but is not pruned.
 
 Examples:
     aws-lottery inspect runs/aws/round-09
@@ -25,37 +25,37 @@ from .parser import CommandParser
 from .picture import draw, require_plots
 from .terminal import bar, hanging, shaded, shape_text, share, table, width
 
-MAP_ROWS = 8  # lines of a layer's map
+MAP_ROWS = 8  # height of a layer's map, in lines
 
 
 def parser(argv: Sequence[str] | None) -> CommandParser:
     parser = CommandParser(__doc__)
     parser.add_argument("mask", help="folder, or id on the Hub")
     parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub")
-    parser.add_argument("--map", action="store_true", help="a map of each layer: the darker, the more is left")
-    parser.add_argument("--png", metavar="FILE", help="write a picture: + red, - blue, pruned white")
-    parser.add_argument("--json", action="store_true", help="all of it as JSON, for programs")
+    parser.add_argument("--map", action="store_true", help="print a map of each layer; darker means more weights left")
+    parser.add_argument("--png", metavar="FILE", help="write a picture: + is red, - is blue, pruned is white")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, for programs")
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    if given.png:
+def run(args: argparse.Namespace) -> None:
+    if args.png:
         require_plots()
-    folder, mask = opened(given.mask, given.revision)
-    if given.json:
+    folder, mask = opened(args.mask, args.revision)
+    if args.json:
         print(json_text(mask, folder))
     else:
-        print(text(mask, given.mask, folder))
-        if given.map:
+        print(text(mask, args.mask, folder))
+        if args.map:
             print("\n" + "\n\n".join(_map(mask, row) for row in mask.table() if row.prunable))
-    if given.png:
-        draw(mask, given.png, f"{given.mask}\n{mask.remaining:.4f} remaining")
-        if not given.json:
-            print(f"\n{given.png}: a map of each layer, + red, - blue, pruned white")
+    if args.png:
+        draw(mask, args.png, f"{args.mask}\n{mask.remaining:.4f} remaining")
+        if not args.json:
+            print(f"\n{args.png}: a map of each layer; + is red, - is blue, pruned is white")
 
 
 def opened(source: str, revision: str | None) -> tuple[Path, SignedMask]:
-    """The folder of a mask, in the cache of the Hub if it is from there, and the mask."""
+    """The folder of a mask, which for a mask on the Hub is in the cache, and the mask."""
     files = (CONFIG_FILE, MASK_FILE)
     folder = Path(source) if hub.is_folder(source) else hub.fetch(source, files, revision=revision)
     return folder, SignedMask.from_pretrained(folder)
@@ -63,9 +63,9 @@ def opened(source: str, revision: str | None) -> tuple[Path, SignedMask]:
 
 def text(mask: SignedMask, name: str, folder: Path) -> str:
     rows = mask.table()
-    facts = {**_figures(mask, rows), **_origin(mask), **_files(mask, folder)}
-    longest = max(map(len, facts))
-    lines = [hanging(f"{what:<{longest}}  ", value) for what, value in facts.items()]
+    entries = {**_figures(mask, rows), **_origin(mask), **_files(mask, folder)}
+    longest = max(map(len, entries))
+    lines = [hanging(f"{label:<{longest}}  ", value) for label, value in entries.items()]
     header = ("layer", "shape", "weights", "remaining", "", "+")
     return "\n".join([name, *lines, "", table(header, [_cells(row) for row in rows])])
 
@@ -96,23 +96,23 @@ def _figures(mask: SignedMask, rows: Sequence[LayerRow]) -> dict[str, str]:
         "remaining": f"{share(mask.remaining)} of {weights:,} prunable weights, {left:,} survivors",
         "in all": f"{share(mask.remaining_total)} of {mask.parameters:,} parameters",
         "signs": f"{share(up / left if left else float('nan'))} of the survivors are +" if mask.signed else "none",
-        "2:4": f"{fitting} of {len(mask.prunable)} prunable layers fit (--json says why not)",
+        "2:4": f"{fitting} of {len(mask.prunable)} prunable layers fit (--json lists the reasons for the others)",
     }
 
 
 def _origin(mask: SignedMask) -> dict[str, str]:
-    facts: dict[str, str] = {}
+    entries: dict[str, str] = {}
     if mask.config:
         search = mask.config
-        facts["network"] = search.architecture or "not told"
-        facts["search"] = f"{search.method}, protocol {search.protocol}, {search.rounds} rounds, seed {search.seed}"
+        entries["network"] = search.architecture or "not recorded"
+        entries["search"] = f"{search.method}, protocol {search.protocol}, {search.rounds} rounds, seed {search.seed}"
     if mask.provenance:
-        told: Mapping[str, Any] = vars(mask.provenance)
+        fields: Mapping[str, Any] = vars(mask.provenance)
         names = ("dataset", "date", "hardware", "software", "commit", "command", "license")
-        facts |= {name: str(told[name]) for name in names if told[name]}
+        entries |= {name: str(fields[name]) for name in names if fields[name]}
     for result in mask.results:
-        facts[result.condition] = f"{mean_std_text(result.values)} {result.metric} on {result.dataset}"
-    return facts
+        entries[result.condition] = f"{mean_std_text(result.values)} {result.metric} on {result.dataset}"
+    return entries
 
 
 def _files(mask: SignedMask, folder: Path) -> dict[str, str]:

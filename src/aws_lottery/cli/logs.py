@@ -1,4 +1,4 @@
-"""What a command tells while it runs: messages above the bar, and the same with times in a file beside the results."""
+"""The messages of a running command: shown above the progress bar, and written with times to a file of the results."""
 
 import logging
 import shutil
@@ -13,7 +13,7 @@ LOGGER = logging.getLogger("aws_lottery")
 
 
 class _AboveTheBar(logging.Handler):
-    """Writes where a bar may be, without breaking it."""
+    """Writes messages to stderr without breaking a progress bar there."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
@@ -24,13 +24,13 @@ class _AboveTheBar(logging.Handler):
 
 
 class _InFile(logging.FileHandler):
-    """Of our own kind, to be told from those of a user."""
+    """A class of its own, so that `start_logging` does not remove a user's handlers."""
 
 
 def start_logging(folder: str | None) -> None:
     """Show the package's messages, and append them to LOG_FILE in `folder`; None: show them only.
 
-    To be called by one process; it ends what an earlier call in it began.
+    One process calls it. It replaces the handlers of an earlier call.
     """
     for handler in [handler for handler in LOGGER.handlers if isinstance(handler, _AboveTheBar | _InFile)]:
         LOGGER.removeHandler(handler)

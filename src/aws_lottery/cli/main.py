@@ -9,11 +9,11 @@ from importlib import import_module
 from .. import __version__
 from .commands import COMMANDS, PROGRAM, overview
 
-DEBUG = "AWS_LOTTERY_DEBUG"  # in the environment: errors come with their traceback
+DEBUG = "AWS_LOTTERY_DEBUG"  # environment variable: if set, errors show their traceback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status of `aws-lottery ARGV`; 1 for an error that the message tells all of, 2 for one of usage."""
+    """Run `aws-lottery ARGV`. Returns: the exit status: 0, 1 after an error of the user, 2 for wrong usage."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         return run(argv[0], argv[1:])
@@ -29,16 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, argv: Sequence[str]) -> int:
-    """One command, in this process."""
+    """Run one command in this process. Returns: as `main`."""
     command = import_module(f"{__package__}.{name}")
     parser = command.parser(argv)
     parser.prog = f"{PROGRAM} {name}"
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        command.run(given)
+        command.run(args)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get(DEBUG):
             raise
-        print(f"{parser.prog}: {error}\n({DEBUG}=1 shows where)", file=sys.stderr)
+        print(f"{parser.prog}: {error}\n(set {DEBUG}=1 to see the traceback)", file=sys.stderr)
         return 1
     return 0

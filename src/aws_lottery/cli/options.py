@@ -1,4 +1,4 @@
-"""What the command lines have in common: options, and what is made of them."""
+"""The options that command lines share, and the objects that are made from them."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ from ..paper import RECIPES, Settings
 from ..processes import warn_if_alone
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from .logs import start_logging
-from .parser import OPTIONS_FILE, CommandParser, choice, options_text, said
+from .parser import OPTIONS_FILE, CommandParser, choice, given_options, options_text
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ TABLES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
 def machine_options(description: str | None) -> CommandParser:
-    """A parser with the options that every recipe has: where it runs and writes, not what."""
+    """A parser with the options that every recipe has: where it runs and where it writes."""
     parser = CommandParser(description, config=True)
     group = parser.add_argument_group("where it runs and writes")
     group.add_argument("--output_dir", default=None, metavar="FOLDER")
@@ -49,9 +49,9 @@ def machine_options(description: str | None) -> CommandParser:
         nargs="+",
         default=["none"],
         metavar="TRACKER",
-        help="none, all, or several of tensorboard, wandb, trackio and the others of accelerate; pip install them",
+        help="none, all, or several trackers of accelerate, as tensorboard, wandb, trackio (install them with pip)",
     )
-    group.add_argument("--smoke", action="store_true", help="seconds, on made-up images; shows that it runs, no more")
+    group.add_argument("--smoke", action="store_true", help="run for seconds on made-up images, as a test")
     return parser
 
 
@@ -81,53 +81,66 @@ def training_options(parser: CommandParser, settings: TrainingConfig, leave_out:
 
 
 def settings_for(name: str, settings: Mapping[str, Settings]) -> Settings:
-    """The paper's hyper-parameters for a network; those of the first one in `settings` if the paper has none for it."""
+    """The paper's hyper-parameters for a network. If it has none, those of the first network in `settings`."""
     first = next(iter(settings))
     if name not in settings:
         logger.warning("the paper has no hyper-parameters for %s: those of %s are taken", name, first)
     return settings.get(name, settings[first])
 
 
-def final_config(settings: Settings, given: argparse.Namespace) -> TrainingConfig:
-    epochs = given.epochs or (1 if given.smoke else settings.final.epochs)
-    return adjusted(replace(settings.final, epochs=epochs), given)
+def network_name(args: argparse.Namespace, recorded: str | None, source: str) -> str:
+    """The network of --model or, without one, the network that the search or the mask `source` records.
+
+    Raises: ValueError if it is not in ARCHITECTURES.
+    """
+    name = args.model or recorded
+    if name not in ARCHITECTURES:
+        found = f"is for '{name}'" if name else "does not name its network"
+        raise ValueError(f"--model is needed: '{source}' {found}; give one of {', '.join(ARCHITECTURES)}")
+    return name
 
 
-def adjusted(config: TrainingConfig, given: argparse.Namespace) -> TrainingConfig:
-    """With what the command line says otherwise than the paper."""
-    smoke = {"batch_size": 8} if given.smoke else {}
-    return replace(config, **smoke, **said(given, TRAINING))
+def final_config(settings: Settings, args: argparse.Namespace) -> TrainingConfig:
+    """How a final training of one of these networks is done, with the changes that the command line asks for."""
+    epochs = args.epochs or (1 if args.smoke else settings.final.epochs)
+    return adjusted(replace(settings.final, epochs=epochs), args)
 
 
-def accelerator_for(given: argparse.Namespace, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The accelerator that the options ask for; its trackers, if any, are told the options and `settings`.
+def adjusted(config: TrainingConfig, args: argparse.Namespace) -> TrainingConfig:
+    """The paper's configuration with the changes that the command line asks for."""
+    smoke = {"batch_size": 8} if args.smoke else {}
+    return replace(config, **smoke, **given_options(args, TRAINING))
+
+
+def accelerator_for(args: argparse.Namespace, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The accelerator that the options ask for. Its trackers, if any, record the options and `settings`.
 
     Raises: SystemExit if a tracker is not installed.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
 
-    trackers = _trackers(given.report_to)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    trackers = _trackers(args.report_to)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else processes on CPUs that torchrun starts stay strangers
-        mixed_precision=given.mixed_precision,
-        dynamo_backend="inductor" if given.compile else None,
-        gradient_accumulation_steps=given.gradient_accumulation_steps,
+        cpu=not torch.accelerator.is_available(),  # else CPU processes of torchrun form no group
+        mixed_precision=args.mixed_precision,
+        dynamo_backend="inductor" if args.compile else None,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=trackers or None,
-        project_dir=given.output_dir,
+        project_dir=args.output_dir,
     )
     if accelerator.is_local_main_process:
-        start_logging(given.output_dir if accelerator.is_main_process else None)
+        start_logging(args.output_dir if accelerator.is_main_process else None)
     warn_if_alone(accelerator)
     if trackers:
-        accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(given), **settings})))
+        accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(args), **settings})))
     return accelerator
 
 
 def _trackers(names: Sequence[str]) -> list[Any]:
-    """Those of --report_to, as transformers reads it. Raises: SystemExit if one is not installed."""
+    """The trackers of --report_to, which means what it does in transformers. Raises: SystemExit if one is missing."""
     from accelerate.tracking import get_available_trackers
 
     installed = [str(name) for name in get_available_trackers()]
@@ -137,22 +150,22 @@ def _trackers(names: Sequence[str]) -> list[Any]:
     return wanted
 
 
-def write_options(given: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
-    """OPTIONS_FILE into the output folder, with the values of `used` where an option was left to its default."""
+def write_options(args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
+    """Write OPTIONS_FILE to the output folder; `used` has the values of the options that were not given."""
     if accelerator.is_main_process:
-        folder = Path(given.output_dir)
+        folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / OPTIONS_FILE, options_text(given, used).encode())
+        replace_file(folder / OPTIONS_FILE, options_text(args, used).encode())
 
 
 def command_line() -> str:
-    """This process's, as somebody else can type it: without the folder that the program lies in."""
+    """The command line of this process, without the folder of the program, so that it works on another machine."""
     program = Path(sys.argv[0])
     return shlex.join(["aws-lottery" if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    """Names and values as every tracker takes them."""
+    """Nested settings as pairs of a dotted name and a value of a type that every tracker accepts."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -160,10 +173,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def data_for(given: argparse.Namespace, accelerator: Any) -> ImageData:
-    source = made_up_images(32) if given.smoke else given.dataset
+def data_for(args: argparse.Namespace, accelerator: Any) -> ImageData:
+    """The data set of --dataset, or made-up images for --smoke. Raises: SystemExit if there is neither."""
+    source = made_up_images(32) if args.smoke else args.dataset
     if source is None:
         raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
-    columns = {} if given.smoke else said(given, OF_COLUMNS)
-    data = load_data(source, workers=given.workers, max_train_samples=given.max_train_samples, **columns)
+    columns = {} if args.smoke else given_options(args, OF_COLUMNS)
+    data = load_data(source, workers=args.workers, max_train_samples=args.max_train_samples, **columns)
     return data.to(accelerator.device)

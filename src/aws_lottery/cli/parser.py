@@ -1,8 +1,8 @@
 """`CommandParser`: argparse whose options are made from the package's own classes and functions.
 
-Names, types and defaults are those of the signature, help is its docstring's, choices are the rows of the tables that
-it chooses from. argparse rather than tyro or jsonargparse: defaults here depend on the chosen network, an option that
-was not given has to be told from one that was, and rows of the tables may come from outside of the package.
+Names, types and defaults come from the signature, help texts from the docstring, and choices from the rows of a table.
+The parser is argparse's and not tyro's or jsonargparse's, for three reasons: defaults depend on the chosen network, an
+option that was not given has to differ from one that was given, and programs may add rows to the tables.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         if config:
-            text = f"JSON or YAML of options, such as an {OPTIONS_FILE}; what is on the command line goes before it"
+            text = f"JSON or YAML file of options, such as an {OPTIONS_FILE}; the command line overrides it"
             self.add_argument("--config", metavar="FILE", help=text)
 
     def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
@@ -61,12 +61,12 @@ class CommandParser(argparse.ArgumentParser):
         shown: Mapping[str, Any] = NOTHING,
         choices: Mapping[str, Iterable[str]] = NOTHING,
     ) -> None:
-        """A group of options: parameters of a class or a function, that are None unless given (see `said`).
+        """Add a group of options for parameters of a class or a function. Each is None unless given (`given_options`).
 
         Args:
             names: which, in this order; None: all.
-            shown: name -> default that the help tells, where it is not that of the signature.
-            choices: name -> what it may be.
+            shown: name -> default that the help shows, where it is not that of the signature.
+            choices: name -> its possible values.
         """
         group = self.add_argument_group(title)
         parameters = inspect.signature(of).parameters
@@ -87,10 +87,12 @@ class CommandParser(argparse.ArgumentParser):
             values = config_of(argv)
         except ValueError as error:
             self.error(str(error))
-        return self.parse_intermixed_args([*self._as_tokens(values), *argv], namespace)  # the file may have the others
+        return self.parse_intermixed_args(
+            [*self._as_tokens(values), *argv], namespace
+        )  # --config may hold the positional arguments
 
     def _as_tokens(self, values: Mapping[str, Any]) -> list[str]:
-        """Options of a file as a command line; arguments without a name become defaults, and need not be given."""
+        """The options of a file as a command line. Positional arguments become defaults, so they need not be given."""
         actions = {action.dest: action for action in self._actions}
         tokens: list[str] = []
         for name, value in values.items():
@@ -104,7 +106,9 @@ class CommandParser(argparse.ArgumentParser):
                 tokens += [token] if token in actions[name].option_strings else []
             elif value is not None:
                 tokens += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-        return [*tokens, "--config", ""] if tokens else []  # it ends the list of an option before
+        return (
+            [*tokens, "--config", ""] if tokens else []
+        )  # an option of one value ends the list of the option before it
 
 
 def choice(choices: Iterable[str], text: str, default: str) -> dict[str, Any]:
@@ -113,20 +117,20 @@ def choice(choices: Iterable[str], text: str, default: str) -> dict[str, Any]:
     return {"choices": choices, "metavar": "NAME", "help": _help(f"{text}: {', '.join(choices)}", default)}
 
 
-def said(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """What was given of these options."""
+def given_options(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of `names` that the command line or --config sets, with their values."""
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def chosen(argv: Sequence[str] | None, name: str) -> str | None:
-    """What the command line, or the file of its --config, has for an option, before there is a parser of them all."""
+    """The value of one option on the command line or in its --config, before there is a parser for all options."""
     argv = [_with_underscores(token) for token in (sys.argv[1:] if argv is None else argv)]
     value = _scan(argv, f"--{name}")
     return config_of(argv).get(name) if value is None else value
 
 
 def config_of(argv: Sequence[str]) -> dict[str, Any]:
-    """The options in the file of --config; none without it. Raises: ValueError that names the file."""
+    """The options in the file of --config; empty without one. Raises: ValueError that names the file."""
     path = _scan(argv, "--config")
     if path is None:
         return {}
@@ -146,7 +150,7 @@ def config_of(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def options_text(options: argparse.Namespace, used: Mapping[str, Any] = NOTHING) -> str:
-    """The text of OPTIONS_FILE: the options that were given, and of `used` what there are options for."""
+    """The text of OPTIONS_FILE: the options that were given and, from `used`, the values of those that were not."""
     values = {name: used.get(name, value) for name, value in vars(options).items() if name != "config"}
     return to_json({name: value for name, value in values.items() if value is not None}, indent=2) + "\n"
 
@@ -185,7 +189,7 @@ def _help(text: str, default: str) -> str:
 
 
 def _as_written(value: Any) -> str:
-    """As one would type it; "" for what one would leave out."""
+    """A value as a user would type it; "" for None."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -194,7 +198,7 @@ def _as_written(value: Any) -> str:
 
 
 def _wrapped(paragraph: str) -> str:
-    """To the width of the terminal; lines that are indented stay as they are."""
+    """A paragraph, wrapped to the width of the terminal; one that begins with a space stays as it is."""
     if paragraph.startswith(" "):
         return paragraph
     return textwrap.fill(" ".join(paragraph.split()), shutil.get_terminal_size().columns - 2)

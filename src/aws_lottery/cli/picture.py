@@ -1,4 +1,4 @@
-"""A mask as a PNG: what is left of each layer, and where its signs are."""
+"""A mask as a PNG: how much of each layer remains, and where its signs are."""
 
 import math
 from pathlib import Path
@@ -9,12 +9,12 @@ import torch
 from ..mask import SignedMask
 from .terminal import binned
 
-SIDE = 96  # points of a map
+SIDE = 96  # points, at most, on a side of a map
 COLUMNS = 4  # of maps beside one another
 
 
 def require_plots() -> None:
-    """Raises: ModuleNotFoundError that says what to install; to be asked before any work."""
+    """Raises: ModuleNotFoundError that says what to install; call it before any work."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
@@ -22,10 +22,10 @@ def require_plots() -> None:
 
 
 def draw(mask: SignedMask, path: str | Path, title: str) -> None:
-    """Write the picture: a map a prunable layer, output channels down and all else across.
+    """Write the picture: one map for each prunable layer, with output channels down and all else across.
 
-    Red is +1, blue -1, white pruned; where a point stands for many weights, its color is the mean of their signs and
-    the white share of it that of pruned ones.
+    Red is +1, blue is -1 and white is pruned. The color of a point that stands for several weights is the mean of
+    their colors.
     """
     from matplotlib.figure import Figure
 

@@ -1,6 +1,6 @@
 """Fetch a mask from the Hub into a folder.
 
-Nothing is written unless it is whole; the commit is printed, which `--revision` takes to get the same again.
+Nothing is written unless the mask is whole. The command prints the commit; `--revision COMMIT` fetches the same again.
 
 Examples:
     aws-lottery pull org/resnet50-aws-0.14
@@ -28,12 +28,12 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    if Path(given.repo).is_dir():
-        raise ValueError(f"'{given.repo}' is a folder here; a mask is pulled from a repository on the Hub (owner/name)")
-    cached = hub.fetch(given.repo, FILES, revision=given.revision)
+def run(args: argparse.Namespace) -> None:
+    if Path(args.repo).is_dir():
+        raise ValueError(f"'{args.repo}' is a folder here; a mask is pulled from a repository on the Hub (owner/name)")
+    cached = hub.fetch(args.repo, FILES, revision=args.revision)
     mask = SignedMask.from_pretrained(cached)  # raises for what is not whole, before anything is written
-    folder = Path(given.output_dir or given.repo.rpartition("/")[2])
+    folder = Path(args.output_dir or args.repo.rpartition("/")[2])
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         replace_file(folder / name, (cached / name).read_bytes())

@@ -1,6 +1,6 @@
 """Publish a mask on the Hub, with its card.
 
-The token is that of `hf auth login` or HF_TOKEN. What was added to the card on the Hub by hand stays.
+The token is that of `hf auth login` or HF_TOKEN. Text that was added to the card on the Hub stays.
 
 Examples:
     aws-lottery push runs/aws/round-09 org/resnet50-aws-0.14
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..mask import SignedMask
-from .parser import CommandParser, said
+from .parser import CommandParser, given_options
 
 OF_PUSH = ("private", "branch", "create_pr", "commit_message")
 
@@ -25,6 +25,6 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    mask = SignedMask.from_pretrained(Path(given.folder))
-    print(mask.push_to_hub(given.repo, **said(given, OF_PUSH)))
+def run(args: argparse.Namespace) -> None:
+    mask = SignedMask.from_pretrained(Path(args.folder))
+    print(mask.push_to_hub(args.repo, **given_options(args, OF_PUSH)))

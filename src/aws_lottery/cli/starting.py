@@ -1,4 +1,4 @@
-"""The options of a search that does not start at a fresh dense network, and what is made of them."""
+"""The options of a search that starts from a mask or ends with the solution, and the arguments made from them."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ STARTS = ("signs", "mask", "solution")  # rows of TRANSFERS whose zeros are thos
 
 
 class Start(TypedDict, total=False):
-    """Arguments of `find_signed_mask`; none for a search that starts dense."""
+    """Arguments of `find_signed_mask`; empty for a search that starts dense."""
 
     mask: SignedMask
     psi_init: dict[str, Tensor]
@@ -24,32 +24,38 @@ class Start(TypedDict, total=False):
 def starting_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("start and end")
     group.add_argument(
-        "--mask", help="start here instead of dense: a mask's folder or Hub id, or a file of sparse weights"
+        "--mask",
+        help="mask to start from: its folder, its id on the Hub, or a file of sparse weights (default: start dense)",
     )
     group.add_argument(
         "--start",
         choices=STARTS,
         default="signs",
-        help="with --mask: fresh magnitudes with its signs, fresh weights under it, or what its search left",
+        help="weights at the start, with --mask: signs (fresh magnitudes with its signs), mask (fresh weights under it)"
+        ", or solution (the weights that its search left) (default: signs)",
     )
     group.add_argument(
-        "--solution_epochs", type=int, default=0, help="train the sparse network so long after the last prune, too"
+        "--solution_epochs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train the sparse network for N more epochs after the last prune (default: 0)",
     )
 
 
-def start_of(given: argparse.Namespace, model: nn.Module) -> Start:
-    """Put the weights that --mask and --start name into the fresh model."""
-    if given.mask is None:
+def start_of(args: argparse.Namespace, model: nn.Module) -> Start:
+    """Load the weights that --mask and --start ask for into the fresh `model`."""
+    if args.mask is None:
         return {}
     psi_init = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    if Path(given.mask).is_file():
-        model.load_state_dict(load_state_file(given.mask))
+    if Path(args.mask).is_file():
+        model.load_state_dict(load_state_file(args.mask))
         mask = SignedMask.from_model(model)
-        mask.source = given.mask
+        mask.source = args.mask
     else:
-        mask = SignedMask.from_pretrained(given.mask)
-        transfer = TRANSFERS[given.start]
-        weights = solution_weights(given.mask, mask) if transfer.needs_weights else None
-        transfer_(model, transfer, mask, weights=weights, seed=given.seed)
-        detach(model)  # the search holds it
+        mask = SignedMask.from_pretrained(args.mask)
+        transfer = TRANSFERS[args.start]
+        weights = solution_weights(args.mask, mask) if transfer.needs_weights else None
+        transfer_(model, transfer, mask, weights=weights, seed=args.seed)
+        detach(model)  # the search takes its own hold
     return {"mask": mask, "psi_init": psi_init}

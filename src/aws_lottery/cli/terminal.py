@@ -1,4 +1,4 @@
-"""What commands print: tables that fit the terminal, bars, and maps of masks, in plain unicode."""
+"""Tables that fit the terminal, bars, and maps of masks, in plain Unicode."""
 
 import math
 import shutil
@@ -28,7 +28,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def bar(part: float, size: int = 10) -> str:
-    """A share as a bar of so many columns, in eighths of one; what is not 0 is seen."""
+    """A share as a bar of `size` columns, drawn in eighths of a column; any share above 0 gets at least one."""
     if math.isnan(part):
         return " " * size
     eighths = min(max(round(8 * size * part), 1 if part > 0 else 0), 8 * size)
@@ -37,13 +37,13 @@ def bar(part: float, size: int = 10) -> str:
 
 
 def hanging(start: str, text: str) -> str:
-    """`start` and the text after it, whose further lines are indented so far."""
+    """`start` followed by the wrapped text, whose further lines are indented by the length of `start`."""
     indent = " " * len(start)
     return textwrap.fill(start + text, width() - 1, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def share(value: float) -> str:
-    """With four digits after the point; `-` for NaN, which nothing was counted for."""
+    """A share with four digits after the point; `-` for NaN, the share of nothing."""
     return "-" if math.isnan(value) else share_text(value)
 
 
@@ -58,7 +58,7 @@ def binned(matrix: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def shaded(value: Tensor, rows: int, columns: int) -> list[str]:
-    """A map of what is left of a tensor, a line for each row of parts: blank where nothing is, solid where most is.
+    """A map of the remaining weights of a tensor, line by line: blank where none remain, solid where most do.
 
     Args:
         value: signs, of any shape; its first dimension (output channels) goes down, all others across.

@@ -1,8 +1,8 @@
 """Is a mask a winning sign? A verdict on each claim of the paper.
 
-From each of several initializations networks are trained: dense, with the signs (twice), with the mask alone, with
-random signs, with a shuffled mask. Writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a card that
-states what was found. What is done is not done again; the same command started several times shares the work.
+It trains networks from each of several initializations: dense, with the signs (twice), with the mask alone, with
+random signs, and with a shuffled mask. It writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a
+card that states the verdicts. Work that is done is not repeated; several processes that run the same command share it.
 docs/verify.md says what the verdicts mean.
 
 Examples:
@@ -19,19 +19,20 @@ from ..experiments.panels import require_matplotlib
 from ..experiments.verify import verify
 from ..mask import SignedMask
 from ..mask_file.hub import is_folder
-from ..models import ARCHITECTURES, fresh_network, options_under
+from ..models import fresh_network, options_under
 from ..paper import RECIPES
 from .options import (
     accelerator_for,
     data_for,
     final_config,
+    network_name,
     options,
     recipe_option,
     settings_for,
     training_options,
     write_options,
 )
-from .parser import CommandParser, chosen, said
+from .parser import CommandParser, chosen, given_options
 
 OF_CLAIMS = ("margin", "barrier_margin", "level")
 OF_MASK = ("revision", "weights")
@@ -40,7 +41,7 @@ OF_REPORT = ("plots", "benchmark")
 
 def parser(argv: Sequence[str] | None) -> CommandParser:
     settings = RECIPES[chosen(argv, "recipe") or "small"]
-    row = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
+    defaults = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
     parser = options(__doc__, None, model="the mask's")
     parser.add_argument("mask", help="folder, or id on the Hub")
     parser.add_argument(
@@ -54,38 +55,36 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     parser.add_parameters("of the mask", verify, OF_MASK)
     parser.add_parameters("what is written", verify, OF_REPORT)
     recipe_option(parser)
-    training_options(parser, row.final)
+    training_options(parser, defaults.final)
     return parser
 
 
-def run(given: argparse.Namespace) -> None:
-    if given.plots is not False:
+def run(args: argparse.Namespace) -> None:
+    if args.plots is not False:
         require_matplotlib()
-    mask = SignedMask.from_pretrained(given.mask, revision=given.revision)
-    name = given.model or (mask.config.architecture if mask.config else None)
-    if name is None or name not in ARCHITECTURES:
-        raise ValueError(f"--model is needed: the mask is for '{name}', not one of {', '.join(ARCHITECTURES)}")
-    config = final_config(settings_for(name, RECIPES[given.recipe]), given)
-    given.output_dir = given.output_dir or f"runs/verify-{name}"
-    accelerator = accelerator_for(given, {"training": asdict(config)})
-    data = data_for(given, accelerator)
-    write_options(given, {"model": name, **asdict(config)}, accelerator)
+    mask = SignedMask.from_pretrained(args.mask, revision=args.revision)
+    name = network_name(args, mask.config.architecture if mask.config else None, args.mask)
+    config = final_config(settings_for(name, RECIPES[args.recipe]), args)
+    args.output_dir = args.output_dir or f"runs/verify-{name}"
+    accelerator = accelerator_for(args, {"training": asdict(config)})
+    data = data_for(args, accelerator)
+    write_options(args, {"model": name, **asdict(config)}, accelerator)
     verdict = verify(
-        given.mask if is_folder(given.mask) else mask,
+        args.mask if is_folder(args.mask) else mask,
         partial(
             fresh_network,
             name,
             data.num_classes,
             image_size=data.image_size,
-            channels_last=given.channels_last,
+            channels_last=args.channels_last,
             **options_under(name, mask.config.protocol if mask.config else "paper"),
         ),
         data,
         config,
-        output_dir=given.output_dir,
-        seeds=range(given.seed + 1, given.seed + given.seeds + 1),
+        output_dir=args.output_dir,
+        seeds=range(args.seed + 1, args.seed + args.seeds + 1),
         accelerator=accelerator,
-        **said(given, (*OF_CLAIMS, *OF_REPORT, "weights")),
+        **given_options(args, (*OF_CLAIMS, *OF_REPORT, "weights")),
     )
     accelerator.print(verdict)
     accelerator.end_training()
