@@ -25,7 +25,7 @@ root_doc = "docs/start"
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # signatures have them
+autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80  # then a parameter a line
 napoleon_use_rtype = False
