@@ -1,14 +1,16 @@
 """`aws-lottery`: the overview, options made from signatures, --config, errors."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 import yaml
 
-from aws_lottery import __version__
+from aws_lottery import SignedMask, __version__
 from aws_lottery.cli.commands import COMMANDS
 from aws_lottery.cli.main import main
 from aws_lottery.cli.parser import CommandParser, chosen, given_options, options_text
@@ -156,8 +158,21 @@ def test_the_hyper_parameters_shown_are_those_of_the_chosen_network(capsys):
 def test_a_comparison_asks_for_matplotlib_at_its_start_not_at_its_end(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ["compare", str(tmp_path / "search"), "--rounds", "1", "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match=r"pip install 'aws-lottery\[plots\]', or go without them: --no_plots"):
-        main(options)
+    assert main(options) == 1
+    said = (
+        "aws-lottery compare: plots need matplotlib: pip install 'aws-lottery[plots]', or go without them: --no_plots"
+    )
+    assert capsys.readouterr().err.startswith(said)
     assert main([*options, "--no_plots"]) == 1
     assert "search/round-01'; give a folder that save_pretrained wrote" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_whose_reader_has_gone_ends_without_a_word(tmp_path):
+    SignedMask({"weight": torch.tensor([1, 0, -1], dtype=torch.int8)}).save_pretrained(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does once it has its lines
+    command = [sys.executable, "-m", "aws_lottery", "inspect", str(tmp_path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -75,7 +75,7 @@ def test_gpt2_ties_its_head_to_its_words_and_spares_both(caplog):
         "h.0.mlp.c_proj.weight",
     ]
     assert spared(parts, "classifier") == ["transformer.wte.weight"]
-    assert "classifier, signed but not pruned: lm_head (tied: transformer.wte.weight)" in caplog.text
+    assert "'lm_head (tied: transformer.wte.weight)' is the classifier: it gets signs and is not pruned" in caplog.text
 
 
 def test_llama_prunes_its_projections_but_no_words_and_no_head():

@@ -139,7 +139,7 @@ class SignedMaskConfig(Readable):
         _require(_is_number(rate) and 0 < 1 - rate < 1, "prune_rate", rate, "in (0, 1)")  # 1e-320 would prune nothing
         for name in ("warmup_epochs", "epochs_per_round", "seed"):
             value = getattr(self, name)
-            _require(_is_whole(value) and value >= 0, name, value, "a whole number, 0 or more")
+            _require(is_whole(value) and value >= 0, name, value, "a whole number, 0 or more")
         for name in ("classifier", "architecture"):
             value = getattr(self, name)
             _require(value is None or isinstance(value, str), name, value, "a string or None")
@@ -150,7 +150,7 @@ class SignedMaskConfig(Readable):
     def _resolve_rounds(self) -> int:
         rounds, target = self.rounds, self.target_remaining
         if rounds is not None:
-            _require(_is_whole(rounds) and rounds >= 1, "rounds", rounds, "a whole number, 1 or more")
+            _require(is_whole(rounds) and rounds >= 1, "rounds", rounds, "a whole number, 1 or more")
         if target is None:
             return 9 if rounds is None else rounds
         _require(_is_number(target) and 0 < target < 1, "target_remaining", target, "in (0, 1)")
@@ -219,7 +219,7 @@ def _one_of(name: str, value: object, allowed: Any) -> None:
         raise ValueError(f"SignedMaskConfig: unknown {name} {value!r}{hint} (known: {', '.join(allowed)})")
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,7 +1,8 @@
 """Measuring a network: its accuracy, with BatchNorm's statistics made to belong to it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +22,22 @@ def logits(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module is in its own mode again afterwards: one in evaluation mode may be part of a training model."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[model])  # first, as some layers do more in it than keep the mode
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def recalibrate(
-    model: nn.Module, data: Iterable[Sequence[Tensor] | Mapping[str, Any]], *, max_batches: int = 20
+    model: nn.Module, data: Iterable[Tensor | Sequence[Tensor] | Mapping[str, Any]], *, max_batches: int = 20
 ) -> None:
     """Re-estimate BatchNorm's running statistics at psi, as the plain mean over batches (cumulative average).
 
@@ -32,28 +46,37 @@ def recalibrate(
     Every process must be given the same batches. A model without such statistics is left as it is.
 
     Args:
-        data: batches, on any device: sequences whose first element is the model's input, or mappings of its keyword
-            arguments.
+        data: batches, on any device: tensors, which are the model's input, sequences whose first element is that, or
+            mappings of its keyword arguments.
+    Raises: ValueError, before anything is changed, if there are none.
     """
     model = unwrap(model)
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
         return
-    training, momenta = model.training, [layer.momentum for layer in layers]
+    to_see = islice(data, max_batches)
+    if (first := next(to_see, None)) is None:
+        raise ValueError("recalibrate: the data has no batches (is it an iterator that was used before?)")
+    momenta = [layer.momentum for layer in layers]
+    with in_evaluation_mode(model):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's word for the cumulative average
+            layer.train()
+        try:
+            for batch in chain([first], to_see):
+                _forward(model, batch)
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+
+def _forward(model: nn.Module, batch: Tensor | Sequence[Tensor] | Mapping[str, Any]) -> None:
     device = next(model.parameters()).device
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch's word for the cumulative average
-        layer.train()
-    for batch in islice(data, max_batches):
-        if isinstance(batch, Mapping):
-            model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()})
-        else:
-            model(batch[0].to(device))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    model.train(training)
+    if isinstance(batch, Mapping):
+        model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()})
+    else:
+        model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
 
 
 def accuracy_of(
@@ -85,17 +108,15 @@ def evaluate(
 
     metric = Accuracy()
     model = unwrap(model)
-    training = model.training
     if not is_sharded_model(model):  # whose parts are where they belong
         model.to(accelerator.device)
-    model.eval()
     loader = accelerator.prepare_data_loader(batches(data, batch_size))
-    for images, labels in loader:
-        with accelerator.autocast():
-            predictions = logits(model(images)).argmax(dim=-1)
-        predictions, labels = accelerator.gather_for_metrics((predictions, labels))
-        metric.add_batch(predictions=predictions.cpu().numpy(), references=labels.cpu().numpy())
-    model.train(training)
+    with in_evaluation_mode(model):
+        for images, labels in loader:
+            with accelerator.autocast():
+                predictions = logits(model(images)).argmax(dim=-1)
+            predictions, labels = accelerator.gather_for_metrics((predictions, labels))
+            metric.add_batch(predictions=predictions.cpu().numpy(), references=labels.cpu().numpy())
     result = metric.compute()
     assert result is not None
     return result["accuracy"]

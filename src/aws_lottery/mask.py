@@ -58,6 +58,8 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         for name, value in values.items():
             if value.dtype != torch.int8 or (value.numel() and not -1 <= value.min() <= value.max() <= 1):
                 raise ValueError(f"signed mask '{name}' must be int8 in {{-1, 0, 1}}; use aws_lottery.sign0")
+            if not signed and bool((value < 0).any()):
+                raise ValueError(f"a mask without signs has 0 and 1, '{name}' has -1; leave out signed=False")
         self._values = dict(values)
         self.config = config
         self.prunable = tuple(values) if prunable is None else tuple(prunable)
@@ -86,10 +88,12 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
             config: says what is prunable; kept in the mask. None: the default rules, and none is kept.
             masks: name -> mask to multiply with, of all that is prunable; None: zero weights are the pruned ones, and
                 frozen weights may be pruned like others.
+        Raises: ValueError if nothing is prunable, or if a weight is not floating, or is NaN or infinite.
         """
         model = unwrap(model)
         parts = partition(model, replace(config or SignedMaskConfig(), prune_frozen=True))
         parameters = parameters_of(model)
+        signs.check_floating({name: parameters[name] for name in parts.prunable})
         values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
         total = sum(p.numel() for p in parameters.values())
         return cls(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Images, ImageSplit
-from .evaluation import logits
+from .evaluation import in_evaluation_mode, logits
 from .parameters.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -19,8 +19,14 @@ def check_fit(model: nn.Module, data: Images | ImageSplit, accelerator: "Acceler
     The model stays as it is, and so do the random states.
     Args:
         what: name of the data in messages.
-    Raises: ValueError if there are no images, the model can't take the first, or a label is not one of its classes.
+    Raises: TypeError if `data` is neither; ValueError if there are no images, the model can't take the first, or a
+        label is not one of its classes.
     """
+    if not isinstance(data, Images | ImageSplit):
+        raise TypeError(
+            f"{what} must be Images or an ImageSplit, got {type(data).__name__}: aws_lottery.data.Images(images, "
+            "labels) takes tensors, load_data gives the splits of a data set"
+        )
     if not len(data):
         raise ValueError(f"{what} has no images")
     labels = data.labels if isinstance(data, ImageSplit) else data.tensors[1]
@@ -38,16 +44,12 @@ def check_fit(model: nn.Module, data: Images | ImageSplit, accelerator: "Acceler
 @torch.no_grad()
 def _outputs(model: nn.Module, data: Images | ImageSplit, accelerator: "Accelerator", what: str) -> int:
     model = unwrap(model)
-    training = model.training
-    model.eval()
     image = _first(data).to(accelerator.device)
     try:
-        with torch.random.fork_rng(), accelerator.autocast():
+        with in_evaluation_mode(model), torch.random.fork_rng(), accelerator.autocast():
             output = logits(model(image))
     except RuntimeError as error:
         raise ValueError(f"{what}: the model can't take an image of shape {tuple(image.shape[1:])}: {error}") from error
-    finally:
-        model.train(training)
     if output.ndim != 2:
         raise ValueError(f"{what}: the model gives {tuple(output.shape)} for an image, expected (1, classes)")
     return output.shape[1]

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .config import SignedMaskConfig
+from .config import SignedMaskConfig, is_whole
 from .mask import SignedMask
 from .mask_file.provenance import Provenance
+from .parameters import norm_interpolation
 from .parameters.hold import held_by
 from .searched_model import SearchedModel
 from .starting import MaskSource, as_mask
@@ -65,6 +66,7 @@ class AWSPruner(SearchedModel):
         super().__init__(model, config or SignedMaskConfig(), None if mask is None else as_mask(mask), psi_init)
         self._stage = 0  # the next to train, or under way
         self._running = self._under_way = False
+        self._alpha_before = self._alpha.position  # at the start of the stage
         self._found: SignedMask | None = None  # s_T, once its solution is being trained
 
     def rounds(
@@ -84,9 +86,13 @@ class AWSPruner(SearchedModel):
                 nothing interpolated: the solution that the paper reports, A(theta_T m_T), from the weights that the
                 method rewinds to if it does (Section 3.1). `signed_mask()` stays s_T as of the last round. 0: the
                 search ends as Algorithm 1 does.
-        Raises: RuntimeError if it ran before, after `detach`, or if a weight can't be held any more; ValueError
-            for `solution_epochs` with a method that trains scores.
+        Raises: RuntimeError if it ran before, after `detach`, if a weight can't be held any more, or if a stage that
+            interpolates was trained without calling the model in training mode or with other normalization layers;
+            ValueError for `solution_epochs` with a method that trains scores, and for numbers below 0.
         """
+        for name, number in (("more", more), ("solution_epochs", solution_epochs)):
+            if not is_whole(number) or number < 0:
+                raise ValueError(f"rounds: {name} must be a whole number, 0 or more, got {number!r}")
         if more:
             self._extend(more)
         if self._running:
@@ -107,6 +113,7 @@ class AWSPruner(SearchedModel):
                 if t > 1 or (t == 1 and prune_first):  # whatever comes after a prune
                     self._rewind()
             yield self._stage_to_train(t)  # lines 2-7, with the schedule of the learning rate rewound (line 9)
+            self._check_interpolated(t)
             if t == 0:
                 self._mark("warmup")
             elif prune_first:
@@ -150,8 +157,25 @@ class AWSPruner(SearchedModel):
         self._warn_of_unfrozen()
         searching = 0 < t <= (self.config.rounds or 0)
         self._alpha.enabled = bool(self._alpha.norms) and (searching or (t == 0 and self._protocol.interpolate_warmup))
+        self._hold.trained, self._alpha_before = False, self._alpha.position
         epochs = self.config.epochs_per_round if t else self.config.warmup_epochs
         return Stage(t, self.config.rounds or 0, epochs, self.remaining)
+
+    def _check_interpolated(self, t: int) -> None:
+        """Raises: RuntimeError if a stage that interpolates was trained, and no forward, or not every layer, did."""
+        if not (self._alpha.enabled and self._hold.trained):
+            return
+        if replaced := norm_interpolation.replaced(self.model, self.partition.norms):
+            raise RuntimeError(
+                f"'{replaced[0]}' is another layer than when the pruner was made, and was not interpolated (Eq. 2) in "
+                f"stage {t}; replace layers (SyncBatchNorm.convert_sync_batchnorm) before the pruner takes the model"
+            )
+        if self._alpha.position == self._alpha_before:
+            raise RuntimeError(
+                f"stage {t} was trained without interpolation (Eq. 2), which acts where the "
+                f"{type(self.model).__name__} that the pruner was given is called in training mode: call that model "
+                "itself and not a part of it, after model.train(), or give the pruner the part that is called"
+            )
 
     def signed_mask(self) -> SignedMask:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""

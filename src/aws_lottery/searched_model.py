@@ -36,6 +36,8 @@ class SearchedModel:
         mask: SignedMask | None,
         psi_init: Mapping[str, Tensor] | None,
     ):
+        if not isinstance(config, SignedMaskConfig):
+            raise TypeError(f"config must be a SignedMaskConfig, got {type(config).__name__}")
         if METHODS[config.method].scores != self._scores:
             raise ValueError(
                 f"method '{config.method}' is not for {type(self).__name__}; pruner_for(model, config) makes its pruner"
@@ -46,6 +48,7 @@ class SearchedModel:
         self.partition = partition(self.model, self.config)
         self._announce()
         parameters = parameters_of(self.model)
+        signs.check_floating({name: parameters[name] for name in self.partition.prunable})
         masks = {name: torch.ones_like(parameters[name], dtype=torch.uint8) for name in self.partition.prunable}
         self._history: tuple[Mapping[str, Any], ...] = ()
         if mask is not None:
@@ -57,14 +60,19 @@ class SearchedModel:
         self._gradients = MeanGradients(self._hold) if self._criterion.needs_gradient else None
         self._alpha = norm_interpolation.Alpha()
         if self._method.interpolate_norm:
-            self._attach_interpolation(psi_init, fresh=mask is None)
+            try:
+                self._attach_interpolation(psi_init, fresh=mask is None)
+            except ValueError:
+                self.detach()
+                raise
         self._rewind_point: dict[str, Tensor] | None = None
         self._thawed: set[str] = set()  # frozen at the start and trained later
 
     def _announce(self) -> None:
         """Say what is not pruned that somebody might expect to be."""
         classifier = self.partition.names_of(self.partition.classifier)
-        logger.info("classifier, signed but not pruned: %s", classifier)
+        if self.partition.classifier is not None:
+            logger.info("'%s' is the classifier: it gets signs and is not pruned", classifier)
         if self.partition.doubt:
             logger.warning(
                 "'%s' is taken for the classifier and not pruned, but %s; say which by classifier=, or set "
@@ -73,7 +81,9 @@ class SearchedModel:
                 self.partition.doubt,
             )
         if self.partition.frozen:
-            logger.info("frozen, signed but not pruned (prune_frozen=False): %s", ", ".join(self.partition.frozen))
+            logger.info(
+                "frozen weights get signs and are not pruned (prune_frozen=False): %s", ", ".join(self.partition.frozen)
+            )
         if self.partition.unknown:
             logger.warning(
                 "not pruned, as their layers are of no known kind (their signs are taken): %s",
@@ -165,7 +175,8 @@ class SearchedModel:
         """What a search has done to the model, beside the model's own state_dict."""
         return {
             "masks": self.masks,
-            "interpolation": norm_interpolation.state(self.model),
+            # copies: unlike masks, these tensors change in place
+            "interpolation": {name: value.clone() for name, value in norm_interpolation.state(self.model).items()},
             "rewind_point": self._rewind_point,
             "gradients": self._gradients.state_dict() if self._gradients else None,
         }

@@ -169,6 +169,16 @@ def check_initialized(theta: Tensors) -> None:
         raise ValueError(f"{empty[0]}: on the meta device; initialize the model first (to_empty, then its init)")
 
 
+def check_floating(theta: Tensors) -> None:
+    """Raises ValueError that names the first weight whose entries are no floating numbers of 16 bits or more."""
+    for name, value in theta.items():
+        if not value.is_floating_point() or value.element_size() < 2:
+            raise ValueError(
+                f"'{name}' has entries of {value.dtype}; what is pruned must be floating, of 16 bits or more: quantize "
+                f"afterwards, or leave it alone by exclude=('{name}',)"
+            )
+
+
 def check_finite(theta: Tensors) -> None:
     """Raises ValueError that names the tensors with NaN or infinite values, or without any (on the meta device)."""
     check_initialized(theta)

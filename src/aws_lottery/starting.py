@@ -20,7 +20,9 @@ MaskSource = SignedMask | str | Path  # a mask, its folder, or its id on the Hub
 
 
 def as_mask(source: MaskSource) -> SignedMask:
-    """The mask itself. Raises: as `SignedMask.from_pretrained`."""
+    """The mask itself. Raises: as `SignedMask.from_pretrained`; TypeError for what is none of the three."""
+    if not isinstance(source, MaskSource):
+        raise TypeError(f"expected a SignedMask, its folder or its id on the Hub, got {type(source).__name__}")
     return source if isinstance(source, SignedMask) else SignedMask.from_pretrained(source)
 
 

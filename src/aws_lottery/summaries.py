@@ -15,7 +15,7 @@ def mean_std_text(values: Sequence[float], *, alone: str = " ± -") -> str:
     if not values:
         return "-"
     mean, std = mean_std(values)
-    return f"{mean:.2f}" + (alone if math.isnan(std) else f" ± {std:.2f}")
+    return f"{mean:z.2f}" + (alone if math.isnan(std) else f" ± {std:.2f}")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

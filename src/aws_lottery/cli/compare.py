@@ -79,10 +79,7 @@ def comparison_parser(description: str | None, argv: Sequence[str] | None) -> Co
 
 def run(args: argparse.Namespace) -> None:
     if not args.no_plots:
-        try:
-            require_matplotlib()
-        except ModuleNotFoundError as error:
-            raise SystemExit(f"{error}, or go without them: --no_plots") from error
+        require_matplotlib("--no_plots")
     args.output_dir = args.output_dir or f"{args.searches[0]}-compared"
     first = SearchRound(Path(args.searches[0]), args.rounds[0])
     name = network_name(args, first.architecture, args.searches[0])

@@ -10,6 +10,7 @@ from .. import __version__
 from .commands import COMMANDS, PROGRAM, overview
 
 DEBUG = "AWS_LOTTERY_DEBUG"  # environment variable: if set, errors show their traceback
+BROKEN_PIPE = 128 + 13  # the status that a shell gives for SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +30,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, argv: Sequence[str]) -> int:
-    """Run one command in this process. Returns: as `main`."""
+    """Run one command in this process. It ends in silence when the reader of its output, as `head`, is gone.
+
+    Returns: as `main`; 141 if the reader is gone.
+    """
+    try:
+        try:
+            return _run(name, argv)
+        finally:
+            sys.stdout.flush()  # while an error can still be caught
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the interpreter
+        return BROKEN_PIPE
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
     command = import_module(f"{__package__}.{name}")
     parser = command.parser(argv)
     parser.prog = f"{PROGRAM} {name}"
     args = parser.parse_args(argv)
     try:
         command.run(args)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get(DEBUG):
             raise

@@ -61,7 +61,7 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.plots is not False:
-        require_matplotlib()
+        require_matplotlib("--no-plots")
     mask = SignedMask.from_pretrained(args.mask, revision=args.revision)
     name = network_name(args, mask.config.architecture if mask.config else None, args.mask)
     config = final_config(settings_for(name, RECIPES[args.recipe]), args)

@@ -143,12 +143,14 @@ def _percent(share: float | None) -> float:
     return math.nan if share is None else 100 * share
 
 
-def require_matplotlib() -> None:
-    """Raises: ModuleNotFoundError that says what to install: before the hours that end in plots, not after them."""
+def require_matplotlib(option: str | None = None) -> None:
+    """Raises: ModuleNotFoundError that says what to install, or by which `option` of a command to do without: before
+    the hours that end in plots, not after them."""
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plots need matplotlib: pip install 'aws-lottery[plots]'") from error
+        without = f", or go without them: {option}" if option else ""
+        raise ModuleNotFoundError(f"plots need matplotlib: pip install 'aws-lottery[plots]'{without}") from error
 
 
 def new_panels(heading: str, down: int, across: int, **options: Any) -> tuple["Figure", list[list["Axes"]]]:

@@ -43,7 +43,8 @@ class Hold:
 
         Args:
             masks: name as in model.named_parameters() -> bool or uint8, shaped like the weight.
-        Raises: ValueError if the model is held already, or a mask fits no weight.
+        Raises: ValueError if the model, or one of the weights through another model that it is in, is held already,
+            or if a mask fits no weight.
         """
         if held_by(model) is not None:
             raise ValueError(
@@ -52,6 +53,7 @@ class Hold:
             )
         parameters = parameters_of(model)
         check_shapes(masks, parameters, "mask")
+        _refuse_held({name: parameters[name] for name in masks})
         self.model = model
         self._masks = {name: Mask(name, mask, parameters[name]) for name, mask in masks.items()}
         held = {id(parameters[name]): mask for name, mask in self._masks.items()}
@@ -96,6 +98,7 @@ class Hold:
         self._places: Places | None = None  # a copy is not whole when it gets its hold, so they are looked up later
         self._handles: dict[int, Any] = {}  # of gradient hooks, by id of the tensor
         self._clean: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those with no statistics of pruned weights
+        self.trained = False  # whether an optimizer moved any of the weights; whoever asks sets it back
         self._hook_gradients()
         _holds().add(self)
 
@@ -210,6 +213,7 @@ class Hold:
         """After a step: zero the pruned weights that `optimizer` moves."""
         for mask, weight in self._moved_by(optimizer):
             mask.zero_(weight)
+            self.trained = True
 
     def _moved_by(self, optimizer: Optimizer) -> Iterator[tuple[Mask, nn.Parameter]]:
         """Mask and weight of what is held and moved by it, a tied one once."""
@@ -254,6 +258,18 @@ def _holds() -> "weakref.WeakSet[Hold]":
     register_optimizer_step_pre_hook(prepare)
     register_optimizer_step_post_hook(guard)
     return holds
+
+
+def _refuse_held(weights: Mapping[str, Tensor]) -> None:
+    """Two masks on one weight would leave what both leave, and neither search would know."""
+    held = {id(tensor): (name, hold) for hold in _holds() for name, tensor in hold._tensors.items()}
+    for name, weight in weights.items():
+        if id(weight) in held:
+            other, hold = held[id(weight)]
+            raise ValueError(
+                f"'{name}' is held to a mask already, as '{other}' of a {type(hold.model).__name__} that shares it; "
+                "remove that hold first (Hold.remove, or AWSPruner.detach if a pruner holds it)"
+            )
 
 
 def _moved_by(optimizer: Optimizer) -> set[int]:

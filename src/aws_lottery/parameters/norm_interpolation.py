@@ -6,7 +6,7 @@ arithmetic, so that torch.compile sees one graph whatever alpha is, and nothing 
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..sharding import as_laid_out, is_sharded, whole
 from ..signs import interpolate
-from .unwrap import clean_name
+from .unwrap import clean_name, modules_of
 
 _STATE = "_aws_alpha_state"  # the state of alpha's random stream, in `state`
 _INIT = "_aws_init_"  # prefix of psi_init in `state`
@@ -95,6 +95,11 @@ class Alpha:
         if not torch.compiler.is_compiling():
             self._draws.append((torch.autograd._get_sequence_nr(), self.value))  # pyright: ignore[reportPrivateImportUsage]
 
+    @property
+    def position(self) -> int:
+        """Where the stream stands, which each draw moves."""
+        return int(self.stream.get_buffer("state"))
+
     def in_force(self) -> Tensor | None:
         """The draw of the forward that a layer belongs to."""
         number = _number_in_backward()
@@ -164,6 +169,13 @@ def attach(root: nn.Module, norms: Sequence[nn.Module], seed: int, *, unit_psi_i
     for norm in norms:
         norm.forward = InterpolatedForward(norm, alpha, unit_psi_init)
     return alpha
+
+
+def replaced(root: nn.Module, norms: Collection[str]) -> list[str]:
+    """Those of the layers `norms` that are no longer what `attach` made interpolate. One with a forward of somebody
+    else's is taken to call ours."""
+    modules = modules_of(root)
+    return [name for name in norms if name in modules and "forward" not in modules[name].__dict__]
 
 
 def state(root: nn.Module) -> dict[str, Tensor]:

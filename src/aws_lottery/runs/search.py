@@ -19,7 +19,7 @@ from ..mask_file import packing
 from ..mask_file.sparse_weights import WEIGHTS_FILE
 from ..parameters.unwrap import parameters_of, unwrap
 from ..preflight import check_fit
-from ..pruner import Stage
+from ..pruner import AWSPruner, Stage
 from ..sharding import is_sharded_model
 from ..signs import check_initialized
 from ..starting import MaskSource, as_mask
@@ -80,14 +80,13 @@ def find_signed_mask(
         solution_epochs: as in `AWSPruner.rounds`: the model is then left with the solution, trained for so long after
             the last prune with the schedule of `training`; it is kept in a folder `solution`, too. 0: with the `paper`
             protocol the model is left as its last prune left it, less accurate than before that.
-    Returns: the signed mask of the last round.
+    Returns: the signed mask of the last round. The model is an ordinary one afterwards, also after an error.
     Raises: CheckpointError if output_dir holds a run with other settings or other data, a checkpoint is damaged, or the
         disk is full; ValueError if the model does not fit the data; FloatingPointError if the loss is NaN or infinite,
         before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT; Busy if a search is under way in
         output_dir. Each on all processes.
     """
     check_initialized(parameters_of(unwrap(model)))
-    protocol = PROTOCOLS[config.protocol]
     shard_(model, accelerator)
     if not is_sharded_model(model):
         model.to(accelerator.device)
@@ -96,7 +95,42 @@ def find_signed_mask(
             check_fit(model, images, accelerator, what=what)
     mask = None if mask is None else as_mask(mask)
     pruner = pruner_for(model, config, mask=mask, psi_init=psi_init)
-    one_training = METHODS[config.method].scores
+    try:
+        return _search(
+            pruner,
+            data,
+            training,
+            output_dir=output_dir,
+            accelerator=accelerator,
+            test_data=test_data,
+            seed=seed,
+            resume=resume,
+            checkpoint_seconds=checkpoint_seconds,
+            about=about,
+            mask=mask,
+            solution_epochs=solution_epochs,
+        )
+    finally:
+        pruner.detach()
+
+
+def _search(
+    pruner: AWSPruner,
+    data: Images | ImageSplit,
+    training: TrainingConfig,
+    *,
+    output_dir: str | Path,
+    accelerator: "Accelerator",
+    test_data: Images | ImageSplit | None,
+    seed: int,
+    resume: bool,
+    checkpoint_seconds: float,
+    about: Mapping[str, Any],
+    mask: SignedMask | None,
+    solution_epochs: int,
+) -> SignedMask:
+    """What `find_signed_mask` does once it has a pruner, which it detaches."""
+    protocol, one_training = PROTOCOLS[pruner.config.protocol], METHODS[pruner.config.method].scores
     unused = ("epochs",) if one_training else OF_FINAL_TRAINING
     used = {name: value for name, value in asdict(training).items() if name not in unused}
     so_far: dict[str, Any] | None = None  # of one training through all stages
@@ -138,7 +172,7 @@ def find_signed_mask(
         done = run.more is None or (run.more["stage"] > rounds + bool(solution_epochs) and not run.more["begun"])
         if done and (last / WEIGHTS_FILE).exists():
             pruner.detach()
-            return read_round_(last, model)
+            return read_round_(last, pruner.model)
         if run.more is not None:
             pruner.load_state_dict(run.more)
             so_far = run.more.get("so_far")  # checkpoints of before have none
@@ -176,7 +210,6 @@ def find_signed_mask(
         if solution_epochs:
             keep(rounds + 1, found, last)
         run.keep_for_more()
-        pruner.detach()
     return found
 
 
