@@ -5,6 +5,7 @@ here; what it fetches from the Hub comes from one on this machine.
 """
 
 import re
+import runpy
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,14 @@ def test_the_reference_has_every_public_name_and_every_command():
     )
     options = (ROOT / "docs/reference/options.md").read_text(encoding="utf-8")
     assert re.findall(r"^:func: (\w+)$", options, re.MULTILINE) == list(COMMANDS)
+
+
+def test_docstrings_become_what_sphinx_reads():
+    lines = ["|theta| * s by `apply_`, see __init__.", "Returns: a mask,", "    nested in `mask`.", "Raises: ValueError."]
+    runpy.run_path(str(ROOT / "docs/site/conf.py"))["as_rst"](None, "function", "f", None, None, lines)
+    assert lines == [
+        r"\|theta\| \* s by ``apply_``, see __init_\_.",
+        ":returns: a mask,",
+        "    nested in ``mask``.",
+        ":raises: ValueError.",
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pygments.lexers.special import TextLexer
 
-sys.path.insert(0, str(Path(__file__).parent))  # command_parsers
+sys.path.insert(0, str(Path(__file__).parent))  # for command_parsers
 
 project = "aws_lottery"
 copyright = "the authors of aws_lottery, Apache-2.0"
@@ -33,8 +33,6 @@ napoleon_use_rtype = False
 html_theme = "furo"
 html_title = "aws_lottery"
 html_extra_path = ["index.html"]  # from / to the first page
-html_static_path = ["site.css"]
-html_css_files = ["site.css"]
 
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by scripts in the browser
 
