@@ -184,7 +184,12 @@ def test_the_reference_has_every_public_name_and_every_command():
 
 
 def test_docstrings_become_what_sphinx_reads():
-    lines = ["|theta| * s by `apply_`, see __init__.", "Returns: a mask,", "    nested in `mask`.", "Raises: ValueError."]
+    lines = [
+        "|theta| * s by `apply_`, see __init__.",
+        "Returns: a mask,",
+        "    nested in `mask`.",
+        "Raises: ValueError.",
+    ]
     runpy.run_path(str(ROOT / "docs/site/conf.py"))["as_rst"](None, "function", "f", None, None, lines)
     assert lines == [
         r"\|theta\| \* s by ``apply_``, see __init_\_.",
