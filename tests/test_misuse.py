@@ -2,6 +2,7 @@
 
 import copy
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from aws_lottery import (
 )
 from aws_lottery.data import Images
 from aws_lottery.preflight import check_fit
+from aws_lottery.training import _warn_of_whole_batches
 
 ONE_ROUND = SignedMaskConfig(rounds=1, warmup_epochs=1, epochs_per_round=1)
 
@@ -191,3 +193,10 @@ def test_a_search_that_fails_leaves_an_ordinary_model_which_another_search_takes
     convnet.load_state_dict(state)
     mask = find_signed_mask(convnet, data, ONE_ROUND, training, output_dir=tmp_path / "second", accelerator=accelerator)
     assert mask.remaining == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(("processes", "split", "warnings"), [(2, False, 1), (2, True, 0), (1, False, 0)])
+def test_several_processes_that_take_whole_batches_each_are_told_so(processes, split, warnings, caplog):
+    accelerator = SimpleNamespace(num_processes=processes, split_batches=split, is_main_process=True)
+    _warn_of_whole_batches(TrainingConfig(batch_size=64), accelerator)
+    assert caplog.text.count("each of 2 processes takes batches of 64 images, 128 in a step") == warnings

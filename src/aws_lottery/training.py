@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+logger = logging.getLogger(__name__)
+
+
 class Training:
     """A training under way: what moves on, and what a checkpoint has to hold beside model and random states.
 
@@ -34,6 +38,7 @@ class Training:
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
         refuse_sharding(accelerator, but_fsdp2=True)
         self.config, self.accelerator = config, accelerator
+        _warn_of_whole_batches(config, accelerator)
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
         if is_sharded_model(model) and not _shards(accelerator):  # by the caller, so that it needs no wrapper
@@ -136,6 +141,18 @@ class Training:
         self.schedule.step()
         self.epoch, self.step = self.epoch + 1, 0
         self.total_loss.zero_()
+
+
+def _warn_of_whole_batches(config: TrainingConfig, accelerator: "Accelerator") -> None:
+    if accelerator.num_processes > 1 and not accelerator.split_batches and accelerator.is_main_process:
+        logger.warning(
+            "each of %d processes takes batches of %d images, %d in a step; for %d in a step make the accelerator with "
+            "dataloader_config=DataLoaderConfiguration(split_batches=True)",
+            accelerator.num_processes,
+            config.batch_size,
+            accelerator.num_processes * config.batch_size,
+            config.batch_size,
+        )
 
 
 def shard_(model: nn.Module, accelerator: "Accelerator") -> None:

@@ -25,7 +25,8 @@ class TrainingConfig(Readable):
         schedule: a key of SCHEDULES, stepped once an epoch.
         min_learning_rate: where `cosine` ends, as a share of `learning_rate`.
         milestones: shares of `epochs` after which `multistep` multiplies the learning rate by 0.1.
-        batch_size: over all processes together.
+        batch_size: over all processes together, if the accelerator splits batches (split_batches=True); of each process
+            otherwise, about which a training by several processes warns.
         max_grad_norm: gradients are clipped to this global norm; None: not at all.
         ema_decay: in [0, 1): the training ends at the exponential moving average of its weights, from the first
             optimizer step on (docs/notes/averaged-weights.md); None: at the last weights.
