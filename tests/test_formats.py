@@ -85,9 +85,7 @@ def test_bitmasks_come_back_as_they_were(convnet, dtype):
 
 def test_a_bitmask_that_does_not_fit_its_values_is_refused():
     tensors = to_bitmask({"a.weight": tensor([[0.0, 2.0]])}, ["a.weight"])
-    with pytest.raises(
-        ValueError, match=r"a: its bitmask is for 1 nonzeros in a tensor of shape \(1, 2\), there are 2"
-    ):
+    with pytest.raises(ValueError, match=r"layer 'a': its bitmask has 1 ones in shape \(1, 2\), expected 2 in shape"):
         from_bitmask({**tensors, "a.compressed": tensor([1.0, 2.0])})
 
 
@@ -131,7 +129,7 @@ def test_csr_matrices_are_those_of_scipy(convnet, tmp_path):
 
 
 def test_a_matrix_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"w: a matrix of 1 x 2 is no tensor of shape \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"matrix 'w' is 1 x 2, which does not fit a tensor of shape \(2, 1\)"):
         from_csr(to_csr({"w": tensor([[1.0, 0.0]])}, ["w"]), {"w": (2, 1)})
 
 

@@ -132,7 +132,7 @@ def test_a_file_of_sparse_weights_is_read_if_it_is_a_state_dict(convnet, tmp_pat
 
 
 def test_a_mask_that_prunes_what_the_search_leaves_alone_is_refused(convnet):
-    with pytest.raises(ValueError, match=r"prunes 1 weights that this search does not, '3\.weight' first"):
+    with pytest.raises(ValueError, match=r"prunes 1 tensors that this search does not prune, '3\.weight' first"):
         AWSPruner(convnet, config(exclude=("3",)), mask=half(convnet))
     AWSPruner(convnet, config(exclude=("0",)), mask=half(convnet)).detach()
 
@@ -147,7 +147,7 @@ def test_a_layer_that_the_mask_leaves_nothing_of_is_named(convnet, caplog):
     with torch.no_grad():
         convnet[3].weight.zero_()
     AWSPruner(convnet, config(), mask=SignedMask.from_model(convnet))
-    assert "the mask leaves nothing of 3.weight" in caplog.text
+    assert "the mask prunes all weights of 3.weight" in caplog.text
 
 
 def test_psi_init_of_a_trained_network_is_that_of_a_fresh_one_when_given(convnet, make_convnet, images, caplog):

@@ -137,7 +137,7 @@ class ScoredForward:
 
     def __init__(self, module: nn.Module, leaves: Iterable[str]):
         self.module, self.leaves = module, tuple(leaves)
-        self.replaced = module.__dict__.get("forward")  # set on the instance by somebody before us
+        self.replaced = module.__dict__.get("forward")  # a forward that was set on the instance before
         for leaf in self.leaves:
             module.register_buffer(_WEIGHT + leaf, module.get_parameter(leaf).detach().clone(), persistent=False)
 

@@ -152,10 +152,10 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         weights = sum(self[name].numel() for name in self.prunable)
-        what = "SignedMask" if self.signed else "SignedMask.binary"
-        found = f"{self.config.architecture}, {self.config.method}: " if self.config else ""
+        kind = "SignedMask" if self.signed else "SignedMask.binary"
+        search = f"{self.config.architecture}, {self.config.method}: " if self.config else ""
         return (
-            f"{what}({found}{share_text(self.remaining)} of {weights:,} prunable weights, "
+            f"{kind}({search}{share_text(self.remaining)} of {weights:,} prunable weights, "
             f"{share_text(self.remaining_total)} of all {self.parameters:,} parameters, {len(self)} tensors)"
         )
 
@@ -174,8 +174,8 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         """One row a tensor, in the order of the model."""
         rows = []
         for name, value in self.items():
-            kept, positive = int(torch.count_nonzero(value)), int((value > 0).sum())
-            share, up = kept / max(value.numel(), 1), positive / kept if kept else float("nan")
+            nonzeros, positive = int(torch.count_nonzero(value)), int((value > 0).sum())
+            share, up = nonzeros / max(value.numel(), 1), positive / nonzeros if nonzeros else float("nan")
             rows.append(LayerRow(name, tuple(value.shape), name in self.prunable, value.numel(), share, up))
         return rows
 

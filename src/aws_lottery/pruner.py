@@ -1,4 +1,4 @@
-"""`AWSPruner`: Algorithm 1 around anybody's training loop, for the methods that train weights."""
+"""`AWSPruner`: Algorithm 1 around any training loop, for the methods that train weights."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from .starting import MaskSource, as_mask
 class Stage:
     """What to train next: index 0 is the warm-up, 1 to `rounds` are the rounds of Algorithm 1.
 
-    With the `paper` protocol nothing is trained after the last prune, as Algorithm 1 has it: the last `remaining` is
-    that before it, and the model that the search leaves is less accurate than what the last stage ended with. The
-    solution that the paper reports is trained once more: `rounds(solution_epochs=...)` yields that as a stage with
-    index `rounds` + 1.
+    With the `paper` protocol no training follows the last prune, as in Algorithm 1: the last stage has the `remaining`
+    of before that prune, and the model is less accurate after the search than at the end of the last stage. The
+    solution that the paper reports is trained once more: `rounds(solution_epochs=...)` yields this training as a stage
+    with index `rounds` + 1.
     """
 
     index: int
@@ -50,24 +50,24 @@ class AWSPruner(SearchedModel):
         protocol or `psi_init` says otherwise.
 
         Args:
-            model: any module; DDP or torch.compile around it is seen through.
+            model: any module, also inside DDP or torch.compile.
             config: None means the default search.
-            mask: where the search starts, instead of at the dense network: a SignedMask, its folder, or its id on the
-                Hub. What it has a 0 for is pruned from the warm-up on; `rounds` counts the prunes that follow, and
-                `target_remaining` is still a share of all prunable weights. The weights of the model are taken as they
-                are: `mask.apply_(model)` before starts at |theta_init| * s, weights of a round or of any sparse
-                checkpoint (whose mask is `SignedMask.from_model(model)`) go on with what is trained. A method that
-                rewinds goes back to them as they are now, or after this warm-up.
+            mask: the mask that the search starts from, instead of the dense network: a SignedMask, its folder, or its
+                id on the Hub. Weights with a 0 in it are pruned from the warm-up on. `rounds` counts the prunes that
+                follow, and `target_remaining` is still a share of all prunable weights. The model's weights stay as
+                they are: call `mask.apply_(model)` first to start from |theta_init| * s, or load the weights of a
+                round or of any sparse checkpoint, whose mask is `SignedMask.from_model(model)`. A method that rewinds
+                goes back to these weights, or to those after this warm-up.
             psi_init: name -> normalization parameter of a fresh network (its state_dict will do), where those of
                 `model` are trained.
         Raises: ValueError if nothing is prunable, if the model is on the meta device, if a pruner or a mask holds the
-            model already, if the method is that of another pruner, or if the mask does not fit.
+            model already, if the method needs another pruner, or if the mask does not fit.
         """
         super().__init__(model, config or SignedMaskConfig(), None if mask is None else as_mask(mask), psi_init)
         self._stage = 0  # the next to train, or under way
         self._running = self._under_way = False
         self._alpha_before = self._alpha.position  # at the start of the stage
-        self._found: SignedMask | None = None  # s_T, once its solution is being trained
+        self._final_mask: SignedMask | None = None  # s_T, once its solution is being trained
 
     def rounds(
         self, on_mask: Callable[[int, SignedMask], object] | None = None, *, more: int = 0, solution_epochs: int = 0
@@ -81,7 +81,7 @@ class AWSPruner(SearchedModel):
 
         Args:
             on_mask: called with the index and the signed mask s_t of each round that is done, before any rewind.
-            more: of a search that is done, how many rounds to go on for: what follows is what a longer search does.
+            more: number of further rounds, for a search that is done; they equal those of a longer search.
             solution_epochs: after the last round, yield one more stage of so many epochs, with the mask held and
                 nothing interpolated: the solution that the paper reports, A(theta_T m_T), from the weights that the
                 method rewinds to if it does (Section 3.1). `signed_mask()` stays s_T as of the last round. 0: the
@@ -110,7 +110,7 @@ class AWSPruner(SearchedModel):
                     self._mark("init")
                 elif prune_first:
                     self._prune()
-                if t > 1 or (t == 1 and prune_first):  # whatever comes after a prune
+                if t > 1 or (t == 1 and prune_first):  # every stage that follows a prune
                     self._rewind()
             yield self._stage_to_train(t)  # lines 2-7, with the schedule of the learning rate rewound (line 9)
             self._check_interpolated(t)
@@ -130,16 +130,16 @@ class AWSPruner(SearchedModel):
     def _solution(self, epochs: int) -> Iterator[Stage]:
         """A(theta_T m_T), or with the weights that the method rewinds to in the place of theta_T (Section 3.1)."""
         if not self._under_way:
-            self._found = self.signed_mask()
+            self._final_mask = self.signed_mask()
             self._rewind()
         yield replace(self._stage_to_train((self.config.rounds or 0) + 1), epochs=epochs)
         self._hold.update(self.masks)
         self._stage, self._under_way = self._stage + 1, False
 
     def _extend(self, more: int) -> None:
-        """Raises: RuntimeError unless the search is done, and what it left is where the next round starts."""
+        """Raises: RuntimeError unless the search is done and the model has the weights that the next round needs."""
         rounds = self.config.rounds or 0
-        if self._found is not None:
+        if self._final_mask is not None:
             raise RuntimeError(
                 "this search has trained its solution and can't go on from there; start another at its mask: "
                 "AWSPruner(model, config, mask=pruner.signed_mask())"
@@ -179,8 +179,8 @@ class AWSPruner(SearchedModel):
 
     def signed_mask(self) -> SignedMask:
         """sign0(theta * m) of the model as it is now (Algorithm 1, line 11); after `rounds()`, the result."""
-        if self._found is not None:
-            return self._found
+        if self._final_mask is not None:
+            return self._final_mask
         mask = SignedMask.from_model(self.model, self.config, self._hold.masks)
         return self._with_history(mask)
 
@@ -190,26 +190,26 @@ class AWSPruner(SearchedModel):
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a search has to remember beside the model's own state_dict: tensors and plain values."""
+        """The whole state of a search without the model's own state_dict: tensors and plain values."""
         return {
             **super().state_dict(),
             "config": self.config.to_dict(),
             "stage": self._stage,
             "begun": self._under_way,
             "history": list(self._history),
-            "found": None if self._found is None else dict(self._found),
+            "found": None if self._final_mask is None else dict(self._final_mask),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken: before `rounds`, on the same model with its own state loaded.
 
-        The number of rounds may have grown: a search that was done then goes on, and is what a longer one is.
+        This pruner may have more rounds: a search that was done then goes on, exactly as a longer search would.
 
         Raises: ValueError if the state is of a search with another configuration, or with more rounds than this one;
             RuntimeError once rounds() runs.
         """
         if self._running:
-            raise RuntimeError("load_state_dict comes before rounds()")
+            raise RuntimeError("call load_state_dict before rounds(), which runs already")
         theirs = SignedMaskConfig.from_dict(state["config"])
         rounds, target = self.config.rounds, self.config.target_remaining
         if replace(theirs, rounds=rounds, target_remaining=target) != self.config:
@@ -220,12 +220,12 @@ class AWSPruner(SearchedModel):
             raise ValueError("the state is of a search that has trained its solution: start a new one at its mask")
         super().load_state_dict(state)
         self._stage, self._under_way = state["stage"], state["begun"]
-        self._history = tuple(state.get("history", ()))  # states of before have neither
-        if (found := state.get("found")) is not None:
+        self._history = tuple(state.get("history", ()))  # older states have neither
+        if (signs := state.get("found")) is not None:
             now = SignedMask.from_model(self.model, self.config)
-            self._found = self._with_history(
+            self._final_mask = self._with_history(
                 SignedMask(
-                    found,
+                    signs,
                     self.config,
                     prunable=now.prunable,
                     parameters=now.parameters,

@@ -1,4 +1,4 @@
-"""`SearchedModel`: what a search does to a model, and knows of it; `AWSPruner` says when."""
+"""`SearchedModel`: the masks, the interpolation and the rewind point of a model in a search; `AWSPruner` says when."""
 
 import copy
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class SearchedModel:
     """A model with its partition, its masks, its interpolation, and the weights that a method rewinds to."""
 
-    _scores = False  # which methods it is for
+    _scores = False  # for the methods that train weights; True for those that train scores
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class SearchedModel:
         self._thawed: set[str] = set()  # frozen at the start and trained later
 
     def _announce(self) -> None:
-        """Say what is not pruned that somebody might expect to be."""
+        """Log which weights are not pruned, and why, where a user might expect them to be."""
         classifier = self.partition.names_of(self.partition.classifier)
         if self.partition.classifier is not None:
             logger.info("'%s' is the classifier: it gets signs and is not pruned", classifier)
@@ -112,16 +112,16 @@ class SearchedModel:
     def __repr__(self) -> str:
         what = f"{type(self).__name__} of {self.config.architecture} ({self.config.method}, {self.config.protocol})"
         sizes = {part.name: part.size for part in self.partition.parts}
-        held, total = sum(sizes[name] for name in self.partition.prunable), sum(sizes.values())
-        left = f"{held:,} prunable weights of {total:,} parameters, sharded"  # counting would take all processes
+        prunable, total = sum(sizes[name] for name in self.partition.prunable), sum(sizes.values())
+        text = f"{prunable:,} prunable weights of {total:,} parameters, sharded"  # all processes would have to count
         if not any(map(is_sharded, self.masks.values())):
-            share = 1 - held * (1 - self.remaining) / total
-            left = f"{self.remaining:.4g} of {held:,} prunable weights remaining, "
-            left += f"{share:.4g} of all {total:,} parameters"
-        return f"{what}: {left}\n{self.partition}"
+            share = 1 - prunable * (1 - self.remaining) / total
+            text = f"{self.remaining:.4g} of {prunable:,} prunable weights remaining, "
+            text += f"{share:.4g} of all {total:,} parameters"
+        return f"{what}: {text}\n{self.partition}"
 
     def print_prunable_parameters(self) -> None:
-        """Print what is pruned, what only has its signs taken, and what is left, with counts."""
+        """Print, with counts, which parameters are pruned, which only have their signs taken, and how many remain."""
         print(self)
 
     @property
@@ -153,7 +153,7 @@ class SearchedModel:
 
     def rewound_copy(self) -> nn.Module | None:
         """A module of its own with theta_0 * m (IMP) or theta_warmup * m (WR), where the method's solution starts
-        (Section 3.1); None if the method does not rewind, or has not come to that point."""
+        (Section 3.1); None if the method does not rewind, or before the point that it rewinds to."""
         if self._rewind_point is None:
             return None
         model = self.sparse_copy()
@@ -165,14 +165,14 @@ class SearchedModel:
         return state_of(self.model)
 
     def rewound_state(self) -> dict[str, Tensor] | None:
-        """The same of `rewound_copy`."""
+        """As `sparse_state`, for the weights of `rewound_copy`; None as there."""
         if self._rewind_point is None:
             return None
         rewound = {clean_name(key): value for key, value in self._hold.masked(self._rewind_point).items()}
         return {name: rewound[name] for name in self.sparse_state()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a search has done to the model, beside the model's own state_dict."""
+        """The masks and the other state of a search, without the model's own state_dict."""
         return {
             "masks": self.masks,
             # copies: unlike masks, these tensors change in place
@@ -190,15 +190,17 @@ class SearchedModel:
             self._gradients.load_state_dict(state["gradients"])
 
     def zero_pruned_(self, model: nn.Module) -> None:
-        """Zero what is pruned in another model of the same names; for a running average of the weights, which would
-        else carry pruned weights over from before the last prune. A deep copy of the model, as `AveragedModel` makes,
-        is held to the masks in force from then on."""
+        """Zero the pruned weights in another model with the same names.
+
+        It is for a running average of the weights, which otherwise keeps weights from before the last prune. A deep
+        copy of the model, such as `AveragedModel` makes, is held to the current masks from then on.
+        """
         if (copied := held_by(unwrap(model))) is not None:
             copied.update(self._hold.masks)
         self._hold.zero_(unwrap(model))
 
     def detach(self) -> None:
-        """Remove all that was attached; the model keeps its weights, and pruned ones may grow again."""
+        """Remove everything that was attached to the model. It keeps its weights, and pruned weights may grow again."""
         detach(self.model)
 
     def _hold_model(self, masks: dict[str, Tensor]) -> Hold:
@@ -228,7 +230,7 @@ class SearchedModel:
 
 
 def detach(model: nn.Module) -> None:
-    """Make an ordinary model again of one that a pruner or a mask holds, or of a copy of such a one."""
+    """Remove what a pruner or a mask has attached to `model`, or to the model that it is a copy of."""
     model = unwrap(model)
     if hold := held_by(model):
         hold.remove()

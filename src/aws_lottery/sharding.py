@@ -1,8 +1,8 @@
-"""Tensors whose parts lie in several processes (DTensor: FSDP2, tensor parallel, 2-D meshes), and what is not sharded.
+"""Tensors whose parts lie in several processes (DTensor: FSDP2, tensor parallel, 2-D meshes), and ordinary tensors.
 
-A mask is sharded as its weight is. What is elementwise is done on the part that lies here (`local`); what is counted
-is counted once (`counted`) and summed over all processes (`total`). Tensors that are not sharded go through all of this
-unchanged and without communication, so that one code serves both.
+A mask is sharded like its weight. Elementwise work is done on the part in this process (`local`). Counts include each
+entry once (`counted`) and are summed over all processes (`total`). For ordinary tensors all of these functions work
+without communication, so the same code serves both.
 """
 
 import sys
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether `tensor` is a DTensor. The module that defines these takes half a second to import: whoever has a DTensor
-    has imported it."""
+    """Whether `tensor` is a DTensor.
+
+    The module that defines DTensor takes half a second to import, so it is only looked up: where there is a DTensor, it
+    has been imported.
+    """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -26,22 +29,22 @@ def is_sharded_model(model: nn.Module) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of `tensor` that lies in this process, sharing its memory; all of it where it is not sharded.
+    """The part of `tensor` that lies in this process, sharing its memory; all of it if it is not sharded.
 
-    To be called without autograd (torch.no_grad): it is part of every step, so it does not see to that itself.
+    Call it under torch.no_grad: every step calls it, so it does not switch autograd off itself.
     """
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
 @torch.no_grad()
 def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`, gathered from all processes, each of which has to ask."""
+    """All of `tensor`, gathered from all processes; every process has to call it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
 @torch.no_grad()
 def as_laid_out(values: Tensor, like: Tensor) -> Tensor:
-    """`values` in the shards of `like`, or whole if that is; without communication if every process has them whole."""
+    """`values` sharded like `like`, or whole if `like` is; without communication if every process has them whole."""
     if not is_sharded(like):
         return whole(values)
     if is_sharded(values):
@@ -62,10 +65,10 @@ def as_laid_out(values: Tensor, like: Tensor) -> Tensor:
 
 
 def counted(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors whose part this process counts, so that `total` counts every entry once: all where none is
-    sharded; of processes with equal parts, the first.
+    """Names of the tensors whose part this process counts, so that `total` counts every entry once: all names if none
+    is sharded; if several processes have equal parts, the first of them counts.
 
-    Raises: ValueError if a mesh has not all processes.
+    Raises: ValueError if a device mesh does not have all processes.
     """
     if not any(map(is_sharded, tensors.values())):
         return list(tensors)
@@ -87,7 +90,7 @@ def _is_first(name: str, tensor: Any) -> bool:
 
 
 def total(counts: Tensor, tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of `counts` over all processes if any of `tensors` is sharded, on the CPU; every process has to ask."""
+    """The sum of `counts` over all processes if any of `tensors` is sharded, on the CPU; every process calls it."""
     mesh = next((t.device_mesh for t in tensors if is_sharded(t)), None)  # type: ignore[attr-defined]
     if mesh is None:
         return counts.cpu()
@@ -97,7 +100,7 @@ def total(counts: Tensor, tensors: Iterable[Tensor]) -> Tensor:
 
 
 def positions(tensor: Tensor, entries: Tensor) -> Tensor:
-    """Row-major indices in the whole of `tensor` of `entries`, row-major indices in the part that lies here; int64."""
+    """Row-major indices in the whole `tensor`, int64, of `entries`: row-major indices in the part in this process."""
     if not is_sharded(tensor):
         return entries
     shape, offset = _place(tensor)
@@ -111,7 +114,7 @@ def positions(tensor: Tensor, entries: Tensor) -> Tensor:
 
 
 def _place(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape of the part that lies here, and where in the whole it starts."""
+    """Shape of the part in this process, and its offset in the whole tensor."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     return compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)

@@ -1,4 +1,4 @@
-"""Where a search starts that does not start dense: at the zeros of a mask that is there already."""
+"""The start of a search from an existing mask instead of a dense network."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -29,36 +29,37 @@ def as_mask(source: MaskSource) -> SignedMask:
 def starting_masks(mask: SignedMask, model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor]:
     """Name in the model -> bool, True where the weight is left, of the prunable weights that the mask knows.
 
-    Raises: ValueError if the mask does not fit the model, or prunes a weight that this search would leave alone, as
-        what is pruned there would grow again.
+    Raises: ValueError if the mask does not fit the model, or prunes a weight that this search does not prune: it would
+        grow again.
     """
     places = fit(mask, model)
     left = {places[name]: mask[name] != 0 for name in mask.prunable if name in places}
-    strangers = [name for name, value in left.items() if name not in prunable and not bool(value.all())]
-    if strangers:
+    not_prunable = [name for name, value in left.items() if name not in prunable and not bool(value.all())]
+    if not_prunable:
         raise ValueError(
-            f"the mask prunes {len(strangers)} weights that this search does not, '{strangers[0]}' first: they would "
-            "grow again. Give the search what the mask was found with: prunable, exclude, classifier, prune_classifier"
+            f"the mask prunes {len(not_prunable)} tensors that this search does not prune, '{not_prunable[0]}' first: "
+            "pruned weights there would grow again. Give the search the settings of the mask's own search: prunable, "
+            "exclude, classifier, prune_classifier"
         )
     if empty := [name for name, value in left.items() if value.numel() and not bool(value.any())]:
-        logger.warning("the mask leaves nothing of %s; nothing will come back there", ", ".join(empty))
+        logger.warning("the mask prunes all weights of %s; they stay 0 in this search", ", ".join(empty))
     return {name: value for name, value in left.items() if name in prunable}
 
 
 def warn_of_trained_norm(model: nn.Module) -> None:
-    """psi_init is what a fresh network has; a norm parameter that differs within its layer is a trained one."""
+    """Warn if psi_init would be trained: a normalization parameter whose values differ within its layer is trained."""
     parameters = parameters_of(model)
     trained = [n for n in norm_parameters(model) if parameters[n].numel() and torch.unique(parameters[n]).numel() > 1]
     if trained:
         logger.warning(
-            "the normalization parameters of the model look trained ('%s'), and are taken for psi_init: give "
-            "psi_init=fresh_model.state_dict(), as the signs are to work on fresh networks",
+            "the normalization parameters of the model look trained ('%s'), and are taken for psi_init. The signs are "
+            "meant for fresh networks, so give psi_init=fresh_model.state_dict()",
             sorted(trained)[0],
         )
 
 
 def history_of(mask: SignedMask) -> tuple[Mapping[str, Any], ...]:
-    """What came before a search that starts at `mask`, the oldest first; for `Provenance.history`."""
+    """The searches that led to `mask`, the oldest first, as `Provenance.history` keeps them."""
     about = mask.provenance
     now: dict[str, Any] = {"source": mask.source, "signs": packing.sha256(mask), "remaining": mask.remaining}
     if mask.config is not None:

@@ -43,7 +43,7 @@ def read_object(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except RecursionError as error:
-        raise ValueError("brackets too deep for JSON that anybody wrote") from error
+        raise ValueError("its brackets are nested too deeply to be read") from error
     except ValueError as error:  # not UTF-8, not JSON, or a number of too many digits
         raise ValueError(f"not JSON ({error!s:.200})") from error
     if not isinstance(value, dict):

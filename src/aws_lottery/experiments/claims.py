@@ -1,8 +1,8 @@
-"""What a few seeds can tell of a claim that a mean lies above, or below, a bound; pure statistics.
+"""Whether a mean over a few seeds lies above, or below, a bound: pure statistics.
 
-Of each claim there is a value a seed: a difference between two trainings of one initialization, or a barrier. A
+Each claim has one value for each seed: a difference between two trainings of one initialization, or a barrier. A
 two-sided t test compares their mean with the bound (paired, as the values are differences), the p values of all claims
-are corrected by Holm's method, and the side on which the mean lies then says which of the three verdicts it is.
+are corrected by Holm's method, and the side of the bound on which the mean lies decides the verdict.
 """
 
 import math
@@ -24,7 +24,7 @@ class Claim:
         name: to look it up by.
         statement: the same in words.
         values: one a seed, in points of accuracy or error; finite.
-        notes: on seeds that are not among the values, and why.
+        notes: which seeds have no value, and why.
     Raises: ValueError for a value that is NaN or infinite.
     """
 
@@ -42,7 +42,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of a claim.
+    """The verdict on a claim, and the figures that it rests on.
 
     Args:
         mean, std: of its values, and their sample standard deviation; None where there are too few for it.
@@ -65,12 +65,12 @@ class Finding:
 
 
 def judge(claims: Sequence[Claim], *, level: float = 0.05, resolution: float = 0.0) -> list[Finding]:
-    """A verdict on each claim; that any of them is `holds` or `does not hold` wrongly has a probability of `level`.
+    """A verdict on each claim. With probability 1 - `level` none of them is `holds` or `does not hold` wrongly.
 
     Args:
         level: in (0, 1); half of it on either side of the bound.
-        resolution: the smallest step of a value, as 100 / test images: the spread is taken to be no less, as a few
-            values that are equal by chance would else seem to be known without any error.
+        resolution: the smallest step of a value, such as 100 / test images. It is the least spread, so that a few
+            values that are equal by chance do not seem to be without error.
     Raises: ValueError if `level` is out of range.
     """
     if not 0 < level < 1:
@@ -84,7 +84,7 @@ def judge(claims: Sequence[Claim], *, level: float = 0.05, resolution: float = 0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected by Holm's step-down method: below `level` together, whichever of the hypotheses are true."""
+    """p values corrected by Holm's step-down method, which bounds the probability of any error among all tests."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
@@ -132,7 +132,7 @@ def _mean_spread(claim: Claim, resolution: float) -> tuple[float, float]:
 
 
 def _quantile(level: float, n: int) -> float:
-    """What the t statistic of n values exceeds, on either side, with probability `level`."""
+    """The value that the t statistic of n values exceeds, on either side, with probability `level`."""
     from scipy.stats import t
 
     return float(t.isf(level / 2, n - 1))

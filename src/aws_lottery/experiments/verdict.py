@@ -124,7 +124,7 @@ def write_verdict(
 def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tuple[str, str] | None) -> None:
     dataset, method = verdict.rows[0].dataset, mask.config.method if mask.config else None
     others = [result for result in mask.results if result.dataset != dataset]
-    told = SignedMask(
+    described = SignedMask(
         mask,
         mask.config,
         prunable=mask.prunable,
@@ -133,8 +133,8 @@ def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tup
         provenance=mask.provenance,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    told.save_pretrained(folder)
-    card = told.generate_model_card()
+    described.save_pretrained(folder)
+    card = described.generate_model_card()
     replace_file(folder / CARD_FILE, f"{card}\n\n## Is it a winning sign?\n\n{verdict}\n".encode())
     if benchmark is not None:
         (folder / ".eval_results").mkdir(exist_ok=True)

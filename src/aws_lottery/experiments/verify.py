@@ -50,19 +50,20 @@ def verify(
 ) -> Verdict:
     """Train dense, with the signs and with each control from every seed's initialization, and judge the claims.
 
-    Started again in the same folder, what is done is not done again, and other margins or more seeds take only what is
-    missing; several processes may share the work. Writes results.jsonl, verdict.json, verdict.md, plots/ and mask/,
-    the mask with a card that states what was found.
+    Trainings that are done in `output_dir` are not repeated: other margins cost nothing, more seeds only what is
+    missing. Several processes may share the work. Writes results.jsonl, verdict.json, verdict.md, plots/ and mask/, the
+    mask with a card that states the verdicts.
 
     Args:
         mask: itself, its folder, or its id on the Hub.
         fresh: seed -> a freshly initialized network; not the initialization that the search started from.
         training: of every final training. With the signs there are two a seed, for stability against SGD noise.
         seeds: of initialization and data order; a verdict takes two or more, usually five.
-        margin: the difference in accuracy that counts, in points: a network this much less accurate than the dense one
-            is as good, and a control is beaten by more than this. Choose it before the figures are seen.
+        margin: the difference in accuracy that counts, in points: a network that is less accurate than the
+            dense one by less than this is as good, and a control is beaten by more than this. Choose it before you see
+            any figures.
         barrier_margin: points of error that are no barrier if the mean is below; 2 as Frankle et al. (2020a) have it.
-        level: the probability that any verdict is wrong, if the figures are as a t test supposes.
+        level: the probability that any verdict is wrong, under the assumptions of a t test.
         revision: of a mask on the Hub.
         weights: folder of the weights that the search left; None: that of the mask, if they are there. With them the
             solution is trained, too, and the line to it measured.
@@ -137,7 +138,7 @@ def _usual_accelerator() -> "Accelerator":
 
 
 def _jobs(source: LoneMask, seeds: Sequence[int]) -> list[Job]:
-    """Seed by seed, so that a run that is looked at early has pairs."""
+    """The trainings seed by seed, so that a run has complete pairs early on."""
     transfers = ["signs", *CONTROLS, *(["solution"] if source.weights else [])]
     jobs = []
     for seed in seeds:

@@ -42,8 +42,8 @@ def claims_of(rows: Sequence[Row], *, chance: float, margins: Margins) -> list[C
     """The claims that the rows of one mask can be tested for, by name: `dense`, the CONTROLS and the LINES.
 
     A training that failed (its loss was not finite) counts as a network that guesses. A dense network that does no
-    better than guessing is no yardstick, and between networks that have learned nothing there is no barrier: such
-    seeds are left out, and the claim says so.
+    better than guessing can't be compared with, and networks that have learned nothing have no barrier between them:
+    such seeds are left out, and the notes of the claim name them.
 
     Args:
         chance: the accuracy of guessing, in percent.

@@ -1,6 +1,6 @@
-"""Signed masks and the weights under them in the forms of other tools; each module is one of these forms.
+"""Signed masks, and the weights under them, in the forms of other tools; each module is one form.
 
-`weights` is everywhere a mapping of name -> tensor with zeros where the mask has them: `model.state_dict()` of a held
-model, or `mask_file.sparse_weights.load_weights`. What comes back from a form is such a mapping again; its signs are
+`weights` always maps names to tensors that are 0 where the mask is 0: the `state_dict()` of a held model, or what
+`mask_file.sparse_weights.load_weights` returns. Reading a form returns such a mapping again; its signs are
 `SignedMask(sign0(weights))`.
 """

@@ -1,9 +1,10 @@
-"""The sparse-bitmask form of compressed-tensors: the weights that are not 0, and a bit a weight that says where.
+"""The sparse-bitmask form of compressed-tensors: the weights that are not 0, and one bit for each place.
 
 A layer `L` with a pruned `L.weight` becomes `L.compressed` (nonzeros, row-major), `L.bitmask` (uint8, whole bytes for
 each row of the last dimension, the lowest bit first), `L.row_offsets` (int64, a number a row: for a matrix the nonzeros
 before it, for more dimensions those before it along the first one) and `L.shape` (int64).
-Its library writes and reads this up to 0.14; later ones keep the packing of bits and the name of the format.
+compressed-tensors writes and reads this form up to version 0.14; later versions keep only the packing of the bits and
+the name of the format.
 """
 
 from collections.abc import Collection, Mapping
@@ -57,7 +58,7 @@ def _decompressed(layer: str, parts: list[Tensor]) -> Tensor:
     places = np.unpackbits(bits.cpu().numpy(), axis=-1, count=shape[-1], bitorder="little").astype(bool)
     if list(places.shape) != shape or int(places.sum()) != values.numel():
         raise ValueError(
-            f"{layer}: its bitmask is for {int(places.sum()):,} nonzeros in a tensor of shape {places.shape}, "
-            f"there are {values.numel():,} in one of {tuple(shape)}"
+            f"layer '{layer}': its bitmask has {int(places.sum()):,} ones in shape {places.shape}, expected "
+            f"{values.numel():,} in shape {tuple(shape)}, as its values and its shape have; write the file again"
         )
     return torch.zeros(shape, dtype=values.dtype).masked_scatter_(torch.from_numpy(places), values)

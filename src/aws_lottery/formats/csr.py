@@ -1,4 +1,4 @@
-"""Compressed sparse rows, as SciPy has them: a matrix a tensor, (out features, all other dimensions)."""
+"""SciPy's compressed sparse rows: one matrix for each tensor, shaped (out features, all other dimensions)."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def to_csr(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, csr_array]:
-    """The matrices of `names`, such as `mask.prunable`; bfloat16 becomes float32, which has all its values."""
+    """The matrices of `names`, such as `mask.prunable`; bfloat16 becomes float32, without loss."""
     return {name: csr_array(_matrix(weights[name]).numpy()) for name in names}
 
 
@@ -18,7 +18,9 @@ def from_csr(matrices: Mapping[str, csr_array], shapes: Mapping[str, tuple[int, 
     for name, matrix in matrices.items():
         rows, columns = matrix.shape  # type: ignore[misc]  # scipy's stubs allow None
         if (rows, rows * columns) != (shapes[name][0], torch.Size(shapes[name]).numel()):
-            raise ValueError(f"{name}: a matrix of {rows} x {columns} is no tensor of shape {tuple(shapes[name])}")
+            raise ValueError(
+                f"matrix '{name}' is {rows} x {columns}, which does not fit a tensor of shape {tuple(shapes[name])}"
+            )
         tensors[name] = torch.from_numpy(matrix.toarray()).view(shapes[name])
     return tensors
 

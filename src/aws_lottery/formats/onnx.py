@@ -1,4 +1,4 @@
-"""ONNX: a held model is exported as it is, as its pruned weights are 0; needs `pip install aws-lottery[onnx]`."""
+"""ONNX: exports a held model as it is, with its pruned weights at 0. Needs `pip install aws-lottery[onnx]`."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def to_onnx(model: nn.Module, path: str | Path, example: Tensor) -> None:
 
 
 def require_onnx() -> None:
-    """Raises: ModuleNotFoundError that says what to install; to be asked before any work."""
+    """Raises: ModuleNotFoundError that says what to install; call it before any work."""
     try:
         import onnxscript  # noqa: F401  # torch's exporter needs it
     except ModuleNotFoundError as error:

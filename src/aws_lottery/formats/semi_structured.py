@@ -1,4 +1,4 @@
-"""2:4 semi-structured sparsity, which GPUs multiply with faster: at most two of four neighbours in a row are left."""
+"""2:4 semi-structured sparsity, with which GPUs multiply faster: at most two of four neighbors in a row are not 0."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from ..parameters.unwrap import modules_of, unwrap
 
 
 def misfits(mask: SignedMask, dtype: torch.dtype = torch.float16) -> dict[str, str]:
-    """Why each prunable tensor can't be 2:4; one that is not in it can.
+    """Name of each prunable tensor that can't be 2:4 -> the reason.
 
     An unstructured mask hardly ever fits: at 0.1 remaining, about 1 group of four in 270 has three or more left, and
     one is enough.
@@ -23,7 +23,7 @@ def to_semi_structured_(model: nn.Module, mask: SignedMask, dtype: torch.dtype =
 
     Args:
         model: on a CUDA device, in `dtype`, its weights 0 where the mask is.
-    Returns: as `misfits`, what was left as it is, by its name in the mask.
+    Returns: name in the mask -> reason, of the tensors that were left as they are.
     Raises: ValueError if the mask does not fit the model.
     """
     left, modules = misfits(mask, dtype), modules_of(unwrap(model))

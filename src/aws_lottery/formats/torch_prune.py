@@ -11,13 +11,16 @@ from ..parameters.unwrap import modules_of, unwrap
 
 
 def to_torch_prune_(model: nn.Module, mask: SignedMask) -> None:
-    """Put the mask on `model` as torch.nn.utils.prune does, in place: `weight` is `weight_orig * weight_mask` from now
-    on, computed before each forward. Magnitudes and signs stay as they are; `mask.apply_(model)` first gives it those.
+    """Put the mask on `model` in place, as torch.nn.utils.prune does: `weight` becomes `weight_orig * weight_mask`,
+    computed before each forward. The weights keep their magnitudes and signs; call `mask.apply_(model)` first for the
+    signs of the mask.
 
     Raises: ValueError if the mask does not fit the model, or it is pruned already.
     """
     if torch_prune.is_pruned(unwrap(model)):
-        raise ValueError("torch.nn.utils.prune has pruned this model already; its `remove` makes that final")
+        raise ValueError(
+            "torch.nn.utils.prune has pruned this model already; make that permanent first by its `remove`"
+        )
     modules = modules_of(unwrap(model))
     for name, place in fit(mask, model).items():
         if name in mask.prunable:

@@ -1,4 +1,4 @@
-"""BatchNorm statistics re-estimated on the data that a Trainer trains on, without a trace in its training."""
+"""Re-estimating BatchNorm statistics on a Trainer's training data, without any effect on its training."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +14,15 @@ from ..random_states import aside
 def recalibrate_on(model: nn.Module, train_dataloader: Any, *, batch_size: int) -> None:
     """`recalibrate` on training batches of one seeded order, the same on every process.
 
-    The Trainer's own loader is left alone, and so are the random states, so a search that is measured along its way
-    is, bit for bit, the search that is not.
+    The Trainer's own loader and the random states stay as they are. So a search that is measured between its stages
+    equals, bit for bit, a search that is not.
     """
     with aside(seed=0):
         recalibrate(model, _batches(train_dataloader, batch_size))
 
 
 def _batches(train_dataloader: Any, batch_size: int) -> Iterator[Any]:
-    """A generator, so that a model without BatchNorm reads nothing."""
+    """Batches; a generator, so that for a model without BatchNorm nothing is read."""
     yield from DataLoader(
         train_dataloader.dataset,
         batch_size=batch_size,

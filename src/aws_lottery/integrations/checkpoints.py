@@ -1,9 +1,9 @@
-"""The Trainer's checkpoints: where they are, what a search adds to them, and all of their weights.
+"""The Trainer's checkpoints: where they are, what a search adds to them, and how to load all of their weights.
 
 `save_pretrained` gives some weights the names that they have on the Hub (ViT's `vit.layers.*` become
 `vit.encoder.layer.*`), and the Trainer, which resumes by `load_state_dict`, leaves those out with a warning
-(huggingface/transformers issues 43701 and 48805, open with 5.23). A network of half its weights is no search to go on
-with, so they are loaded here.
+(huggingface/transformers issues 43701 and 48805, open with 5.23). A search can't go on with a part of its weights, so
+this module loads the others.
 """
 
 import io
@@ -28,30 +28,30 @@ def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def resumed_folders(args: TrainingArguments, state: TrainerState) -> list[Path]:
-    """Where the checkpoint may lie that a training resumes from: `train` does not tell callbacks."""
+    """Where the checkpoint that a training resumes from may lie; `train` does not pass its folder to callbacks."""
     named = args.resume_from_checkpoint
     return [*([Path(named)] if isinstance(named, str) else []), checkpoint_folder(args, state)]
 
 
 def save_search(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write what a search has to know beside the Trainer's files; `search` and `step` in it tell whose it is."""
+    """Write the state of a search beside the Trainer's files; its `search` and `step` identify it."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     replace_file(folder / STATE_FILE, buffer.getvalue())
 
 
 def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, callback: str) -> dict[str, Any]:
-    """What `save_search` wrote to the checkpoint that is resumed, whose weights are then in `model`, all of them.
+    """The state that `save_search` wrote to the checkpoint that is resumed; afterwards `model` has all of its weights.
 
     Args:
         callback: name of the class whose state the Trainer kept.
-    Raises: ValueError if the checkpoint is of no search; FileNotFoundError if its file is not where it should be.
+    Raises: ValueError if no search wrote the checkpoint; FileNotFoundError if the file of its state is missing.
     """
     exported = (state.stateful_callbacks or {}).get(callback)  # type: ignore[union-attr]
     if not isinstance(exported, dict):
         raise ValueError(
-            f"the checkpoint of step {state.global_step} was not written by a search ({callback} took no part in it); "
-            "a search starts from a fresh initialization"
+            f"the checkpoint of step {state.global_step} was not written by a search: {callback} took no part in it. "
+            "Start the search anew from a fresh initialization, in another output folder"
         )
     folders = resumed_folders(args, state)
     for folder in folders:
@@ -60,17 +60,18 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
             if (saved["search"], saved["step"]) == (exported["attributes"]["_search"], state.global_step):
                 load_renamed_(model, folder)
                 return saved
+    looked_in = " or ".join(map(str, folders))
     raise FileNotFoundError(
-        f"the masks of the search at step {state.global_step} are not in {' or '.join(map(str, folders))}, or those "
-        "there are of another search. If the checkpoint lies elsewhere, tell the callback, too: "
+        f"the masks of the search at step {state.global_step} are not in {looked_in}, "
+        "or those there are of another search. If the checkpoint lies in another folder, tell the callback, too: "
         "TrainingArguments(resume_from_checkpoint=its folder)"
     )
 
 
 def load_renamed_(model: nn.Module, folder: Path) -> None:
-    """Load those weights of the checkpoint in `folder` that the Trainer could not; the others it has loaded.
+    """Load the weights of the checkpoint in `folder` that the Trainer left out.
 
-    Raises: ValueError if the others are not the model's, as then it is another checkpoint.
+    Raises: ValueError if the weights that the Trainer did load differ from those in `folder`: another checkpoint.
     """
     own, renamed = model.state_dict(), False
     for path in sorted(folder.glob("*.safetensors")):
@@ -79,8 +80,9 @@ def load_renamed_(model: nn.Module, folder: Path) -> None:
                 renamed |= name not in own
                 if name in own and not torch.equal(file.get_tensor(name).to(own[name]), own[name]):
                     raise ValueError(
-                        f"{path} is not the checkpoint that was loaded: its '{name}' has other values. If that one "
-                        "lies elsewhere, tell the callback, too: TrainingArguments(resume_from_checkpoint=its folder)"
+                        f"{path} is not the checkpoint that was loaded: its '{name}' has other values. If the "
+                        "checkpoint lies in another folder, tell the callback, too: "
+                        "TrainingArguments(resume_from_checkpoint=its folder)"
                     )
     if renamed and isinstance(model, PreTrainedModel):
         with aside(seed=0):

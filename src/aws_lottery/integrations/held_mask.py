@@ -15,11 +15,11 @@ from .checkpoints import load_renamed_, resumed_folders
 
 
 class HeldMask(TrainerCallback):
-    """A final training from a signed mask: theta = |theta_init| * s when it begins (Section 3.2), pruned weights 0 to
-    its end, resumed or not.
+    """A final training from a signed mask: it begins with theta = |theta_init| * s (Section 3.2), and pruned weights
+    stay 0 to its end, also when it is resumed.
 
-    `HeldMask(mask.binary())` keeps the signs of the initialization: the mask alone. `load_best_model_at_end` is fine:
-    all checkpoints are of this mask.
+    `HeldMask(mask.binary())` is the control with the mask alone: weights keep the signs of the initialization.
+    `load_best_model_at_end` works, as all checkpoints are of this mask.
     """
 
     def __init__(self, mask: SignedMask, *, apply: bool = True, **matching: Any):
@@ -73,9 +73,9 @@ class HeldMask(TrainerCallback):
 
 def _require_same(before: dict[str, int], hold: Hold, step: int) -> None:
     after = {name: int(weight.count_nonzero()) for name, weight in hold.weights.items()}
-    alive = {name: before[name] - count for name, count in after.items() if before[name] > count}
-    if alive:
+    unmasked = {name: before[name] - count for name, count in after.items() if before[name] > count}
+    if unmasked:
         raise ValueError(
-            f"the checkpoint of step {step} is not of this mask: {sum(alive.values()):,} weights that it prunes are "
-            f"not 0 there, in '{next(iter(alive))}' first. Resume with the mask that the training began with"
+            f"the checkpoint of step {step} is not of this mask: {sum(unmasked.values()):,} weights that it prunes are "
+            f"not 0 there, in '{next(iter(unmasked))}' first. Resume with the mask that the training began with"
         )

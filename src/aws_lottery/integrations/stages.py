@@ -1,4 +1,4 @@
-"""What a stage of a search has of its own within one `trainer.train()`: optimizer statistics and learning rates.
+"""New optimizer statistics and a new learning-rate schedule for each stage of a search in one `trainer.train()`.
 
 A callback can't replace the Trainer's optimizer and schedule, as others hold references to them. So the optimizer is
 emptied in place, and the schedule becomes a function of the step that starts anew with every stage.
@@ -17,7 +17,7 @@ from transformers import TrainingArguments, get_scheduler
 
 from ..config import SignedMaskConfig
 
-_OF_OTHERS = ("params", "lr", "initial_lr")  # entries of a group that are the model's and the schedule's
+_OF_OTHERS = ("params", "lr", "initial_lr")  # entries of a group that belong to the model and to the schedule
 
 
 def stage_epochs(config: SignedMaskConfig, solution_epochs: int) -> list[int]:
@@ -32,7 +32,7 @@ def stage_of(epoch: int, epochs: Sequence[int]) -> int:
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the parameter groups are set to, for `renew_`: some optimizers (schedule-free ones) count in them."""
+    """The settings of the parameter groups, for `renew_`: some optimizers (schedule-free ones) keep counters there."""
     return [
         {name: copy.deepcopy(value) for name, value in group.items() if name not in _OF_OTHERS}
         for group in optimizer.param_groups
@@ -40,20 +40,20 @@ def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def renew_(optimizer: Optimizer, settings: Sequence[dict[str, Any]]) -> None:
-    """Make `optimizer` forget what it gathered, as a new one would; its learning rate is the schedule's to set."""
+    """Reset `optimizer` to the state of a new one, except its learning rate, which the schedule sets."""
     optimizer.state.clear()
     for group, values in zip(optimizer.param_groups, settings, strict=True):
         group.update(copy.deepcopy(values))
 
 
 def restart_in_every_stage_(scheduler: Any, args: TrainingArguments, epochs: Sequence[int], steps: int) -> None:
-    """Let the Trainer's `scheduler` run over each stage as it would over a training of that length.
+    """Make the Trainer's `scheduler` run over each stage as over a training of that length.
 
     Args:
         scheduler: made by the Trainer of `args`, at any step.
         epochs: of each stage.
         steps: optimizer steps of the whole search.
-    Raises: ValueError if it is not what `args` describe, or a kind that can't start anew (`reduce_lr_on_plateau`).
+    Raises: ValueError if it is not what `args` describe, or of a kind that can't restart (`reduce_lr_on_plateau`).
     """
     whole = _schedule(args, steps)
     if type(scheduler) is not LambdaLR or whole is None:

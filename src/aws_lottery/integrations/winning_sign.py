@@ -1,4 +1,4 @@
-"""`WinningSignCallback`: a whole search in one `train` of `transformers.Trainer`.
+"""`WinningSignCallback`: a whole search in one `train()` of `transformers.Trainer`.
 
 search = WinningSignCallback(SignedMaskConfig(warmup_epochs=5, epochs_per_round=5, rounds=9))
 args = TrainingArguments("search", num_train_epochs=search.epochs, lr_scheduler_type="constant")
@@ -39,12 +39,12 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     Each stage starts with new optimizer statistics and with the schedule that the TrainingArguments describe, run over
     that stage alone (`lr_scheduler_type="constant"` is the paper's). A round ends, and is pruned, when the next epoch
     begins, so what the Trainer evaluates at the end of an epoch is a trained network; its BatchNorm statistics are
-    re-estimated before, where the protocol says so. The last prune comes at the end of the training, and the model
-    keeps its sparse weights, which nothing has trained since; with `solution_epochs` the solution that the paper
-    reports is trained from them in the same `train`.
+    re-estimated before, where the protocol says so. The last prune comes at the end of the training; the model keeps
+    its sparse weights, which are not trained after it. With `solution_epochs` the solution that the paper reports is
+    trained from them in the same `train()`.
 
     Each round's mask and weights go to `output_dir/round-01`, `round-02`, ... as `find_signed_mask` has them. The
-    Trainer's own checkpoints hold what the search has to know, and `trainer.train(resume_from_checkpoint=True)` ends,
+    Trainer's own checkpoints hold the state of the search, and `trainer.train(resume_from_checkpoint=True)` ends,
     on CPU, with the same signs, bit for bit. With `push_to_hub=True` the last mask is pushed to a repository of its
     own.
 
@@ -65,7 +65,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
             solution_epochs: as in `AWSPruner.rounds`: one more stage, which leaves the model with the solution; that is
                 kept in a folder `solution`, too.
             hub_mask_id: repository for the mask; None: the model's, with `-signed-mask` at its end.
-            about: what the cards of the masks say of the search: fields of `Provenance` that a machine can't know.
+            about: fields of `Provenance` for the cards of the masks that only the user knows.
         Raises: ValueError for a method that trains scores; from the Trainer's constructor or its `train`, for
             TrainingArguments that a search can't run under, each with what to write instead.
         """
@@ -82,7 +82,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
 
     @property
     def epochs(self) -> int:
-        """Of the whole `train`."""
+        """Epochs of the whole `train()`: of the search and of the solution."""
         return sum(self._stage_epochs)
 
     @property
@@ -126,9 +126,9 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     ) -> None:
         stage = stage_of(self._epoch, self._stage_epochs)
         while self._stage is None or self._stage.index < stage:
-            under_way = self._stage is None  # the first, or the one that a checkpoint was in
+            is_first = self._stage is None  # of this `train()`: the warm-up, or the stage that the checkpoint was in
             self._stage = next(self._rounds)
-            if not under_way:
+            if not is_first:
                 renew_(optimizer, self._settings)
             logger.info("round %d of %d: %.4f remaining", self._stage.index, self._stage.rounds, self._stage.remaining)
 
@@ -165,7 +165,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
                 self.epochs,
             )
         else:
-            for _ in self._rounds:  # the last stage ends
+            for _ in self._rounds:  # ends the last stage
                 pass
             self.mask = self.mask or self.pruner.signed_mask()  # a resumed solution comes after all rounds
             if self.solution_epochs:
@@ -176,8 +176,8 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         self._release()
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer writes to trainer_state.json. It asks for it when it writes a checkpoint, and in no other
-        event does a callback know of every one: so the file with the tensors is written here."""
+        """The callback's entry in trainer_state.json. The Trainer asks for it whenever it writes a checkpoint. No event
+        reports every checkpoint, so the file with the tensors is written here as well."""
         if self.pruner is not None:
             self._save_state()
         arguments = {name: getattr(self, name) for name in ("solution_epochs", "hub_mask_id", "about")}

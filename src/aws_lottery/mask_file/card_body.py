@@ -74,11 +74,11 @@ def _results(mask: "SignedMask", about: Provenance) -> list[str]:
     kinds = list(dict.fromkeys((result.dataset, result.metric) for result in mask.results))
     sections = []
     for dataset, metric in kinds or [(about.dataset or "", "accuracy")]:
-        found = {r.condition: r for r in mask.results if (r.dataset, r.metric) == (dataset, metric)}
+        by_condition = {r.condition: r for r in mask.results if (r.dataset, r.metric) == (dataset, metric)}
         where = f" on {_text(dataset)}" if dataset else ""
         unit = " in percent" if metric == "accuracy" else ""
         sections += [f"{_text(metric).capitalize()}{unit}{where}, mean ± standard deviation over the seeds:"]
-        sections += [_comparison(found, _reported(mask.config, dataset), _usual(mask.config))]
+        sections += [_comparison(by_condition, _reported(mask.config, dataset), _usual(mask.config))]
     return sections
 
 
@@ -98,10 +98,10 @@ def _reported(config: SignedMaskConfig | None, dataset: str) -> dict[str, Report
     return {names[what]: figure for what, figure in figures.items()}
 
 
-def _comparison(found: dict[str, Result], paper: dict[str, Reported], usual: list[str]) -> str:
+def _comparison(results: dict[str, Result], paper: dict[str, Reported], usual: list[str]) -> str:
     rows = []
-    for condition in dict.fromkeys([*usual, *found]):
-        result = found.get(condition)
+    for condition in dict.fromkeys([*usual, *results]):
+        result = results.get(condition)
         cells = ["not measured", "not measured", "0"]
         if result is not None:
             before = mean_std_text(result.before, alone="") if result.before else "not measured"
@@ -185,7 +185,7 @@ def _before(step: Mapping[str, object]) -> str:
 
 
 def _line(value: object) -> str:
-    """As one line, without characters that nobody sees."""
+    """As one line, with spaces for characters that can't be printed."""
     return "".join(c if c.isprintable() else " " for c in str(value)).strip()
 
 

@@ -59,7 +59,7 @@ def header_of(rows: Sequence[Row], metadata: Mapping[str, str], sha256: str) -> 
 
 
 def parse(text: bytes, limit: int) -> tuple[list[Row], dict[str, str], str]:
-    """The inverse of `header_of`, for text from anybody: the rows, the caller's metadata, the SHA-256 of the signs.
+    """The inverse of `header_of`, for text from any source: the rows, the caller's metadata, the SHA-256 of the signs.
 
     Args:
         limit: elements that all tensors may have together.
@@ -147,7 +147,7 @@ def _dumps(value: Any) -> str:
 
 
 def _loads(text: bytes, what: str) -> Any:
-    """Strict JSON: UTF-8, no key twice, no NaN or infinity, no half surrogate pair, no abyss of brackets."""
+    """Strict JSON: UTF-8, no key twice, no NaN or infinity, no half surrogate pair, no deep nesting."""
     try:
         value = json.loads(text.decode(), object_pairs_hook=_unique)
         _dumps(value).encode()  # fails for what loads lets pass

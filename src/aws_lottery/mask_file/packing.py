@@ -98,13 +98,14 @@ def pack(signs: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def unpack(data: bytes, *, max_elements: int | None = None) -> Unpacked:
-    """The inverse of `pack`, for bytes from anybody.
+    """The inverse of `pack`, for bytes from any source.
 
-    It takes no bytes to say that a tensor of any size is all 0 or all +1, so what a file declares is held
-    against a limit before anything is allocated: by itself, 64 Mi elements or, if that is more, 64 for each byte of
-    the file. Who knows the model passes its number of parameters; then no file costs more memory than an honest one,
-    which is its own size, a byte an element, and about a megabyte of scratch; or 190 MB to parse the worst header.
-    In any case there is a byte of the file for 1024 elements. `pack` pads the masks that take less.
+    A file needs no bytes for a tensor of any size that is all 0 or all +1, so the number of elements that it declares
+    is compared with a limit before anything is allocated. Without `max_elements` the limit is 64 Mi elements or, if
+    that is more, 64 for each byte of the file. A caller that knows the model passes its number of parameters: then no
+    file takes more memory than a proper one, which is its own size, a byte for each element and about a megabyte of
+    scratch, or 190 MB to parse the worst header. In any case there are at most 1024 elements for each byte of the
+    file. `pack` pads the masks that take fewer bytes.
 
     Args:
         max_elements: of all tensors together; a dimension of 0 counts as 1; None: as above.

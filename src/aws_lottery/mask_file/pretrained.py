@@ -103,9 +103,9 @@ def read(folder: Path, *, max_parameters: int | None = None) -> dict[str, Any]:
         text = _config_text(folder / CONFIG_FILE)
         with _reading(folder / CONFIG_FILE):
             about = _about(text)
-        found = _signs_of(folder, about.pop(MASK_SHA256), max_parameters)
-        if found is not None and text == _config_text(folder / CONFIG_FILE):
-            values, metadata = found
+        signs_file = _signs_of(folder, about.pop(MASK_SHA256), max_parameters)
+        if signs_file is not None and text == _config_text(folder / CONFIG_FILE):
+            values, metadata = signs_file
             break
     else:
         packing.read(folder / MASK_FILE, max_elements=max_parameters)  # tells what is wrong with it, if anything is

@@ -1,4 +1,4 @@
-"""Which module is the classifier: what the model says of itself, then its number of labels, then a guess."""
+"""Finding the classifier of a model: by what the model says of itself, by its number of labels, or by a guess."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +24,8 @@ def find_classifier(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple
     if known := _by_itself(model, modules) or _by_labels(model, layers):
         return known, None
     for kind in ("linear", "conv"):
-        if found := [name for name, module in layers.items() if layer_kind(module) == kind]:
-            return found[-1], _doubt(model, found[-1], layers)
+        if candidates := [name for name, module in layers.items() if layer_kind(module) == kind]:
+            return candidates[-1], _doubt(model, candidates[-1], layers)
     return None, None
 
 
@@ -45,8 +45,8 @@ def _by_labels(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | None:
         return None
     owners = (model, getattr(model, "config", None))
     labels = {getattr(owner, name, None) for owner in owners for name in ("num_labels", "num_classes")} - {None}
-    found = [name for name, layer in layers.items() if _size(layer, "out") in labels]
-    return found[-1] if found else None
+    candidates = [name for name, layer in layers.items() if _size(layer, "out") in labels]
+    return candidates[-1] if candidates else None
 
 
 def _is_headless(model: nn.Module) -> bool:

@@ -14,8 +14,8 @@ from .hold import Hold
 class MeanGradients:
     """The mean gradient of each weight that `hold` holds, over the optimizer steps since the last `take`.
 
-    It looks after each step of any torch optimizer, so it sees a gradient as the optimizer did: averaged over
-    processes, unscaled and clipped. It looks no more once nothing refers to it.
+    It reads the gradients after each step of any torch optimizer, so they are what the optimizer used: averaged over
+    processes, unscaled and clipped. It stops once nothing refers to it.
     """
 
     def __init__(self, hold: Hold):

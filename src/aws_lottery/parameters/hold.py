@@ -6,7 +6,7 @@ optimizer step the weights are masked again, so that neither momentum left from 
 that moves weights without gradients brings one back. Survivors train bit for bit as with weight * mask in forward.
 
 A weight is held by its name, whatever tensor stands there: before each step the hold looks whether the tensors are
-still those that it knows, and follows them if not. What load_state_dict puts into a held model is masked at once.
+still the same, and follows the new ones if not. What load_state_dict puts into a held model is masked at once.
 """
 
 import logging
@@ -34,7 +34,7 @@ class Hold:
     """Holds weights of a model to a mask until `remove`; as a context manager, until the end of the block.
 
     It lives on the model, so a deep copy or an unpickled model is held as well, by a hold of its own. It sees every
-    torch.optim optimizer without being told of it. It follows the weights to another device, and to tensors that
+    torch.optim optimizer by itself. It follows the weights to another device, and to tensors that
     take their place under the same name and in the same shape.
     """
 
@@ -150,8 +150,8 @@ class Hold:
         """Hold the tensors that the model has by now under the names of those that were held, and mask them.
 
         Args:
-            optimizer: what is about to step: if it moves nothing of this model, a weight that is lost is no error.
-        Raises: RuntimeError that names a weight which the model lacks, computes, or has in another shape by now.
+            optimizer: the one about to step; if it moves no parameter of this model, a lost weight is no error.
+        Raises: RuntimeError that names a weight which the model now lacks, computes, or has in another shape.
         """
         if self._places is not None and self._places.have(self._tensors):
             if any(tensor.requires_grad for tensor in self._frozen):
@@ -194,7 +194,7 @@ class Hold:
         return {key: value if (mask := masks[key]) is None else value * mask.on(value) for key, value in state.items()}
 
     def prepare_(self, optimizer: Optimizer) -> None:
-        """Before a step: follow the weights and, once after a prune, zero the optimizer's statistics of what is pruned.
+        """Before a step: follow the weights and, once after a prune, zero the optimizer's statistics of pruned weights.
 
         LBFGS starts afresh then: its directions are of another function, and lead out of the mask.
         """
@@ -216,7 +216,7 @@ class Hold:
             self.trained = True
 
     def _moved_by(self, optimizer: Optimizer) -> Iterator[tuple[Mask, nn.Parameter]]:
-        """Mask and weight of what is held and moved by it, a tied one once."""
+        """Mask and weight of each held weight that `optimizer` moves; a tied one once."""
         moved = _moved_by(optimizer)
         for name, tensor in self._tensors.items():
             if id(tensor) in moved:
@@ -244,7 +244,7 @@ def held_by(model: nn.Module) -> Hold | None:
 
 @cache
 def _holds() -> "weakref.WeakSet[Hold]":
-    """The holds in force, all of which are told of every optimizer step from the first call on."""
+    """The holds in force. From the first call on, each of them acts before and after every optimizer step."""
     holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
     def prepare(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:

@@ -1,4 +1,4 @@
-"""What kind of layer a parameter belongs to, told by classes, shapes and, where libraries agree on them, names."""
+"""The kind of layer of a parameter, found by classes, shapes and, where libraries agree on them, names."""
 
 import re
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ def _of_weight(owner: nn.Module, leaf: str, parameter: Tensor) -> str | None:
 
 
 def layer_kind(module: nn.Module) -> str | None:
-    """Of a layer with a `weight`: conv, linear, embedding or None."""
+    """The kind of a layer with a `weight`: conv, linear, embedding or None."""
     if isinstance(module, _ConvNd):
         return "conv"
     if isinstance(module, nn.Linear | nn.Bilinear) or type(module).__name__ == "Conv1D":
@@ -69,7 +69,7 @@ def layer_kind(module: nn.Module) -> str | None:
 
 
 def _is_router(name: str, module: nn.Module, modules: Mapping[str, nn.Module]) -> bool:
-    """By its class, or a linear layer called gate or router beside `experts`."""
+    """Whether a layer is a router: by its class, or as a linear layer called gate or router beside `experts`."""
     parent, _, own = name.rpartition(".")
     beside_experts = f"{parent}.experts".lstrip(".") in modules
     named = isinstance(module, nn.Linear) and beside_experts and bool(re.search(r"(^|_)(gate|router)$", own))

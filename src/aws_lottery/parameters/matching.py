@@ -49,7 +49,7 @@ def match(
     if by == "structure":
         return sides.settled(_in_order(sides))
     if names is not None:
-        return sides.settled(_as_told(mask, names))
+        return sides.settled(_as_mapped(mask, names))
     try:
         return _by_name(sides)
     except ValueError as by_name:
@@ -61,7 +61,7 @@ def match(
 
 @dataclass(frozen=True)
 class _Sides:
-    """What is to be paired; fields as arguments of `match`, `required` less what is excluded."""
+    """The two sides to be paired. Fields are arguments of `match`; `required` is without excluded names."""
 
     mask: Shapes
     model: Shapes
@@ -92,7 +92,7 @@ class _Sides:
 def _by_name(sides: _Sides) -> dict[str, str]:
     old, scope = _prefixes(sides.wanted, sides.model, sides.head)
     pairs = sides.settled({name: scope + name.removeprefix(old) for name in sides.mask}, scope)
-    _tell(old, scope, sides.required)
+    _log(old, scope, sides.required)
     return pairs
 
 
@@ -118,7 +118,7 @@ def _by_checkpoint_name(sides: _Sides) -> dict[str, str]:
 
 
 def _by_order(sides: _Sides) -> dict[str, str]:
-    """In order, if shapes bear it out: enough of them differ, and no name that both have is paired with another."""
+    """In order, if shapes support it: enough of them differ, and no name that both have is paired with another."""
     target = _in_order(sides)
     if len({*sides.wanted.values()}) < MIN_SHAPES:
         raise ValueError("the order of so few shapes says little")
@@ -127,7 +127,7 @@ def _by_order(sides: _Sides) -> dict[str, str]:
     pairs = replace(sides, head=()).settled(target)
     logger.warning(
         "no names fit: the %d tensors of the mask were paired with parameters of the model in order, as all shapes "
-        "agree (%s is %s, and so on). Layers of one shape may be swapped: check it, or say how by names=",
+        "agree (%s is %s, and so on). Layers of one shape may be swapped: check the pairs, or give them by names=",
         len(pairs),
         *next(iter(pairs.items())),
     )
@@ -144,7 +144,7 @@ def _check(mask: Shapes, model: Shapes, exclude: Collection[str], by: str) -> No
             raise ValueError(f"exclude pattern {pattern!r} matches nothing in the mask or the model")
 
 
-def _tell(old: str, scope: str, required: Collection[str]) -> None:
+def _log(old: str, scope: str, required: Collection[str]) -> None:
     if any(not name.startswith(scope) for name in required):
         logger.warning("the mask is for %r only; the rest of the model is left as it is", scope)
     elif old != scope:
@@ -192,18 +192,18 @@ def _prefixes(wanted: Shapes, model: Shapes, head: Collection[str]) -> tuple[str
     return (old, fitting[0]) if fitting else ("", "")
 
 
-def _as_told(mask: Shapes, names: Names) -> dict[str, str]:
+def _as_mapped(mask: Shapes, names: Names) -> dict[str, str]:
     if isinstance(names, Mapping):
         if unknown := sorted(names.keys() - mask.keys()):
             raise ValueError(f"names= maps {unknown[:10]}, which the mask does not have")
-        told = {name: names.get(name, name) for name in mask}
+        targets = {name: names.get(name, name) for name in mask}
     else:
-        told = {name: names(name) for name in mask}
+        targets = {name: names(name) for name in mask}
     origin: dict[str, str] = {}
-    for name, target in told.items():
+    for name, target in targets.items():
         if origin.setdefault(target, name) != name:
             raise ValueError(f"names= maps both {origin[target]!r} and {name!r} to {target!r}")
-    return told
+    return targets
 
 
 def _in_order(sides: _Sides) -> dict[str, str]:

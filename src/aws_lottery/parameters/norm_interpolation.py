@@ -20,7 +20,7 @@ _STATE = "_aws_alpha_state"  # the state of alpha's random stream, in `state`
 _INIT = "_aws_init_"  # prefix of psi_init in `state`
 
 # The multiplicative congruential generator MINSTD (Park, Miller and Stockmeyer, 1993): one integer of state
-# that any device steps alike, inside a compiled graph, on every rank, and that is all there is to resume.
+# that every device and rank steps alike, also inside a compiled graph, and that is enough to resume the stream.
 _MULTIPLIER, _MODULUS = 48271, 2**31 - 1
 
 
@@ -51,7 +51,7 @@ class Alpha:
     """alpha ~ U(0, 1), one draw per training forward of the root, shared by all its normalization layers.
 
     Activation checkpointing runs layers again during backward; there alpha is the one of the forward whose gradient
-    is being taken, told by the order in which autograd numbers what it records.
+    is computed. It is identified by the order in which autograd numbers the operations that it records.
     """
 
     def __init__(self, seed: int = 0, norms: Sequence[nn.Module] = ()):
@@ -121,7 +121,7 @@ class InterpolatedForward:
     def __init__(self, module: nn.Module, alpha: Alpha, unit_psi_init: bool):
         self.module = module
         self.alpha = alpha
-        self.replaced = module.__dict__.get("forward")  # set on the instance by somebody before us
+        self.replaced = module.__dict__.get("forward")  # a forward that was set on the instance before
         self.psi_init = Tensors()
         # of sharded layers, FSDP2 runs the forward with whole parameters, tensor parallel with sharded ones
         self.sharded = any(map(is_sharded, module.parameters(recurse=False)))

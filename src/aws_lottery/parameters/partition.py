@@ -20,7 +20,7 @@ class Part:
     aliases: tuple[str, ...]  # its other names, if it is tied
     size: int
     kind: str  # as `kind_of`
-    spared: str | None  # why it is not pruned: its kind, or classifier, excluded, frozen; None: it is pruned
+    spared: str | None  # why it is not pruned: its kind, or classifier, excluded, frozen; None if it is
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Partition:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Those that would be pruned if they were trained."""
+        """Weights that are not pruned only because they are frozen."""
         return self._named(lambda part: part.spared == "frozen")
 
     @property
@@ -74,7 +74,7 @@ class Partition:
         return f"{name}" + (f" (tied: {', '.join(tied)})" if tied else "")
 
     def __str__(self) -> str:
-        """A line each for what is pruned, signed only and psi, with counts by kind or reason."""
+        """One line each for prunable, signed-only and psi parameters, with counts by kind or reason."""
         spared = [part for part in self.parts if part.spared and part.kind != "norm"]
         labels = {"classifier": f"classifier {self.names_of(self.classifier)}"}
         lines = [

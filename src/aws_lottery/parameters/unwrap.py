@@ -1,4 +1,4 @@
-"""A model as its author wrote it, seen through what torch.compile and DistributedDataParallel wrap around or in it."""
+"""The author's model inside the wrappers of torch.compile and DistributedDataParallel, and the names in it."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ _COMPILED = "_orig_mod."  # what torch.compile puts into the names of a submodul
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and DistributedDataParallel. Raises: TypeError for what is no module."""
+    """The model inside torch.compile and DistributedDataParallel. Raises: TypeError if it is no module."""
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"{type(model).__name__} {model!r:.80}"
         raise TypeError(

@@ -7,7 +7,7 @@ from ..sharding import as_laid_out, is_sharded, local
 
 
 class Mask:
-    """The mask of one weight, all that a hook on it knows: one that knew the weight as well would never be freed."""
+    """The mask of one weight. Hooks on the weight refer to it alone: a reference to the weight would never be freed."""
 
     def __init__(self, name: str, value: Tensor, like: Tensor):
         self.name = name
@@ -25,7 +25,7 @@ class Mask:
 
     @torch.no_grad()
     def clear_(self, tensor: Tensor) -> None:
-        """The same where NaN and infinities may stand under a 0 of the mask, which stay in a product."""
+        """As `zero_`, also where there are NaN and infinities under a 0 of the mask, which a product keeps."""
         local(tensor).masked_fill_(local(self.on(tensor)) == 0, 0)
 
     def zero_gradient(self, weight: Tensor) -> None:
@@ -51,14 +51,17 @@ class Mask:
 
 
 class LoadHook:
-    """Masks what load_state_dict puts into one module; a copy of the module alone takes no more than this along."""
+    """Masks what load_state_dict loads into one module.
+
+    It refers to the masks of that module only, so that a copy of the module does not copy the model.
+    """
 
     def __init__(self, masks: dict[str, Mask]):
         self.masks = masks  # by the module's own names
-        self.revived = 0  # pruned weights that were not 0, in loads that nobody asked about yet
+        self.revived = 0  # pruned weights that were not 0, in loads that were not reported yet
 
     def __call__(self, module: nn.Module, keys: object) -> None:
         for leaf, mask in self.masks.items():
             weight = module._parameters.get(leaf)
-            if weight is not None and weight.shape == mask.value.shape:  # else it is lost, which the next step tells
+            if weight is not None and weight.shape == mask.value.shape:  # else the next step raises an error
                 self.revived += mask.take_(weight)

@@ -50,7 +50,7 @@ def read_round_(folder: Path, model: nn.Module) -> SignedMask:
     """The mask that a search left in `folder`; its weights and buffers are loaded into the model."""
     mask = SignedMask.from_pretrained(folder)
     model = unwrap(model)
-    there = state_of(model)
-    weights = {name: as_laid_out(value, there[name]) for name, value in load_weights(folder, mask).items()}
+    layout = state_of(model)
+    weights = {name: as_laid_out(value, layout[name]) for name, value in load_weights(folder, mask).items()}
     model.load_state_dict(weights, strict=False)
     return mask

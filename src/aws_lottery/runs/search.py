@@ -175,7 +175,7 @@ def _search(
             return read_round_(last, pruner.model)
         if run.more is not None:
             pruner.load_state_dict(run.more)
-            so_far = run.more.get("so_far")  # checkpoints of before have none
+            so_far = run.more.get("so_far")  # older checkpoints have none
         under_way = run.training
         for stage in pruner.rounds(on_mask=keep, solution_epochs=solution_epochs):
             if under_way is None:
@@ -206,11 +206,11 @@ def _search(
                 )
             run.progress.stage_done(metrics)
             run.log(metrics)
-        found = pruner.signed_mask()
+        final_mask = pruner.signed_mask()
         if solution_epochs:
-            keep(rounds + 1, found, last)
+            keep(rounds + 1, final_mask, last)
         run.keep_for_more()
-    return found
+    return final_mask
 
 
 def _training_of(stage: Stage, training: TrainingConfig, config: SignedMaskConfig) -> TrainingConfig:
@@ -222,7 +222,7 @@ def _training_of(stage: Stage, training: TrainingConfig, config: SignedMaskConfi
 
 
 def _last_epoch(stage: Stage, config: SignedMaskConfig) -> int:
-    """Of those of the whole search."""
+    """The epoch at which a stage ends, counted over the whole search."""
     return config.warmup_epochs + stage.index * config.epochs_per_round
 
 
@@ -248,7 +248,7 @@ def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
 
 
 def _name_of(stage: Stage) -> str:
-    """As the bar and the lines of the run show it; all of one length."""
+    """The name of a stage for the bar and the lines of the run; all names of a search have one length."""
     if stage.index > stage.rounds:
         name = "solution"
     else:

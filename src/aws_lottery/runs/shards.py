@@ -1,7 +1,7 @@
 """The sharded tensors of a checkpoint, by torch.distributed.checkpoint: each process writes its parts.
 
-In the state, a placeholder stands where a tensor was (`take_out`, `put_back`). A folder of shards is written once and
-whole, under a name of its own, and never changed; the checkpoint that names it is what makes it count.
+In the state, a placeholder takes the place of each sharded tensor (`take_out`, `put_back`). A folder of shards gets a
+new name, is written once, and is never changed. It counts once a checkpoint names it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _PREFIX, _PLACE = "shards-", "sharded tensor"
 
 
 def take_out(state: Any, into: dict[str, Tensor], path: str = "state") -> Any:
-    """`state` with a placeholder for each sharded tensor in it, which goes `into` under the placeholder's name."""
+    """`state` with a placeholder for each sharded tensor; the tensors are put `into` under the placeholders' names."""
     if isinstance(state, Mapping):
         return {key: take_out(value, into, f"{path}/{key}") for key, value in state.items()}
     if isinstance(state, list | tuple):
@@ -78,7 +78,7 @@ def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tens
 
     with together(accelerator):
         if {file.name for file in _files(path)} != digests.keys():
-            raise ValueError(f"{path} has other files than were written")
+            raise ValueError(f"{path} does not have the files that were written to it")
         for file in _share_of(path, accelerator):
             if _digest(file) != digests[file.name]:
                 raise ValueError(f"{file} is damaged")
@@ -86,16 +86,14 @@ def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tens
     tensors = {}
     for place in _places(state):
         if (layout := layouts.get(tuple(place["shape"]))) is None:
-            raise ValueError(
-                f"it was written by a sharded run, and the model has no sharded weight of {place['shape']}"
-            )
+            raise ValueError(f"a sharded run wrote it, and the model has no sharded weight of shape {place['shape']}")
         tensors[place[_PLACE]] = torch.empty_like(layout, dtype=place["dtype"], requires_grad=False)
     load(tensors, checkpoint_id=path)
     return put_back(state, tensors)
 
 
 def new_name(accelerator: "Accelerator") -> str:
-    """A name that no folder has, the same on all processes."""
+    """A new name for a folder, the same on all processes."""
     from accelerate.utils import broadcast_object_list
 
     names = [_PREFIX + os.urandom(8).hex()]
@@ -104,7 +102,7 @@ def new_name(accelerator: "Accelerator") -> str:
 
 
 def remove(folder: Path, *, but: Iterable[object] = ()) -> None:
-    """Delete all folders of shards but those of these names."""
+    """Delete all folders of shards except those with these names."""
     for path in folder.glob(f"{_PREFIX}*"):
         if path.name not in but:
             shutil.rmtree(path)
@@ -124,7 +122,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _share_of(path: Path, accelerator: "Accelerator") -> list[Path]:
-    """The files that this process reads, so that each is read once."""
+    """The files whose checksums this process computes, so that each file is read once."""
     return _files(path)[accelerator.process_index :: accelerator.num_processes]
 
 
