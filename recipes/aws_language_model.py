@@ -6,7 +6,7 @@
 `llama` has RMSNorm, whose scales AWS interpolates, `gpt2` LayerNorm. The text is taken as bytes, or with --tokens as
 tokens of a byte-level BPE trained on it. Embeddings and head are never pruned; their signs are transferred, or with
 --embeddings init they keep those of the initialization. Prints perplexities (a token) on the test text, before and
-after training, and writes results.jsonl; started again, it goes on. Not measured yet. --smoke: seconds, no meaning.
+after training, and writes trainings.jsonl; started again, it goes on. Not measured yet. --smoke: seconds, no meaning.
 """
 
 import argparse
@@ -158,7 +158,7 @@ def main() -> None:
         ]
         lines.append([start, *(mean_std_text([row[when] for row in done]) for when in ("before", "after"))])
         results += done
-    (options.output_dir / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
+    (options.output_dir / "trainings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
     print(f"\n{SignedMask.from_pretrained(found)}\nembeddings and head of fresh starts: {options.embeddings}")
     print(f"Perplexity a token on the test text, mean ± standard deviation of {options.seeds} seeds:\n")
     print(markdown_table(["start", "before training", "after training"], lines))

@@ -4,7 +4,7 @@
 
 One `train` with WinningSignCallback is the search (Algorithm 1). Then fresh initializations are trained dense, from
 its signs (HeldMask), from the mask alone and from random signs, on the same seeds, and the solution of the search is
-trained on. Prints a table and writes results.jsonl; started again, it goes on. What came out is in
+trained on. Prints a table and writes trainings.jsonl; started again, it goes on. What came out is in
 docs/results/trainer-vit. --smoke: seconds, no meaning.
 """
 
@@ -133,7 +133,7 @@ def main() -> None:
         rows = [trainings(seed=seed) for seed in range(1, 1 + seeds)]
         lines.append([condition, *(mean_std_text([row[when] for row in rows]) for when in ("before", "after"))])
         results += rows
-    (options.output_dir / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
+    (options.output_dir / "trainings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
     print(f"\n{SignedMask.from_pretrained(found)}\nTest accuracy in %, mean ± standard deviation of {seeds} seeds:\n")
     print(markdown_table(["start", "before training", "after training"], lines))
 

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, fixed seeds, and small networks to try things on."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,6 +13,13 @@ torch.set_num_threads(1)  # two threads collapse when anything else runs
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """A command line that ran in a test leaves its log level to no other test."""
+    yield
+    logging.getLogger("aws_lottery").setLevel(logging.NOTSET)
 
 
 def small_convnet() -> nn.Module:

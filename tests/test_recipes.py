@@ -127,7 +127,7 @@ def test_an_experiment_and_another_comparison_of_its_search(monkeypatch, tmp_pat
 @pytest.mark.filterwarnings("ignore")  # transformers' own
 def test_the_vision_transformer_by_the_trainer(monkeypatch, tmp_path, capfd):
     run_here(monkeypatch, "aws_trainer_vit.py", "--output_dir", tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "trainings.jsonl").read_text().splitlines()]
     assert [row["remaining"] for row in rows] == [1.0] + 4 * [pytest.approx(0.8, abs=1e-4)]
     printed = capfd.readouterr().out
     run_here(monkeypatch, "aws_trainer_vit.py", "--output_dir", tmp_path)  # what is done is not done again
@@ -142,7 +142,7 @@ def test_the_vision_transformer_by_the_trainer(monkeypatch, tmp_path, capfd):
 )
 def test_language_models_by_the_trainer(monkeypatch, tmp_path, capfd, options):
     run_here(monkeypatch, "aws_language_model.py", *options, "--output_dir", tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "trainings.jsonl").read_text().splitlines()]
     assert [row["remaining"] for row in rows] == [1.0] + 4 * [pytest.approx(0.8, abs=1e-3)]
     assert all(1 < row["after"] < row["before"] < 400 for row in rows)
     assert f"fresh starts: {options[-1] if 'init' in options else 'signs'}" in capfd.readouterr().out
