@@ -112,7 +112,12 @@ def of_trainer() -> dict[str, Any]:
 
 def of_averages() -> dict[str, Any]:
     model = small_network()
-    names = {"AveragedModel": AveragedModel, "get_ema_multi_avg_fn": get_ema_multi_avg_fn, "batches": [None]}
+    names = {
+        "AveragedModel": AveragedModel,
+        "get_ema_multi_avg_fn": get_ema_multi_avg_fn,
+        "cross_entropy": nn.functional.cross_entropy,
+        "batches": [(torch.rand(4, 1, 8, 8), torch.arange(4))],
+    }
     pruner = AWSPruner(model, SignedMaskConfig(rounds=1, warmup_epochs=1, epochs_per_round=1))
     return {**names, "model": model, "pruner": pruner, "optimizer": torch.optim.SGD(model.parameters())}
 
