@@ -19,17 +19,18 @@ def whole_weights() -> dict[str, torch.Tensor]:
 
 
 def layouts() -> list:
-    """Mesh and placements: one dimension, replicas of shards, and two dimensions sharded either way."""
+    """Mesh and placements: one dimension, replicas of shards, two dimensions sharded either way, and one of two."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard
 
-    flat, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+    flat, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     return [
         (flat, [Shard(0)]),
         (square, [Replicate(), Shard(0)]),
         (square, [Shard(0), Replicate()]),
         (square, [Shard(0), Shard(1)]),
         (square, [Shard(1), Shard(0)]),
+        (square["data"], [Shard(0)]),
     ]
 
 
@@ -88,12 +89,13 @@ def test_sharded_weights_are_pruned_and_signed_as_in_one_process_ties_and_errors
 
 
 def _parts_of_a_model_under_fsdp_and_tensor_parallel():
+    """Two of its layers are tensor parallel, and lie on both dimensions of the mesh; the others lie on one."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 14), nn.ReLU(), nn.Linear(14, 7))
+    model = nn.Sequential(nn.Linear(10, 14), nn.ReLU(), nn.Linear(14, 7), nn.LayerNorm(7), nn.Linear(7, 3))
     entire = {name: p.detach().clone() for name, p in model.named_parameters()}
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})

@@ -66,27 +66,21 @@ def as_laid_out(values: Tensor, like: Tensor) -> Tensor:
 
 def counted(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors whose part this process counts, so that `total` counts every entry once: all names if none
-    is sharded; if several processes have equal parts, the first of them counts.
-
-    Raises: ValueError if a device mesh does not have all processes.
-    """
+    is sharded; if several processes have equal parts, the first of them counts."""
     if not any(map(is_sharded, tensors.values())):
         return list(tensors)
-    return [name for name, tensor in tensors.items() if _is_first(name, tensor)]
+    return [name for name, tensor in tensors.items() if _is_first(tensor)]
 
 
-def _is_first(name: str, tensor: Any) -> bool:
-    world = torch.distributed.get_world_size()
+def _is_first(tensor: Any) -> bool:
+    """Whether this process has the first of equal parts: of replicas on the tensor's mesh, and of equal meshes where
+    each has some of the processes (a layer that FSDP2 shards beside others that are tensor parallel, too)."""
     if not is_sharded(tensor):
         return torch.distributed.get_rank() == 0
     mesh = tensor.device_mesh
-    if mesh.size() != world:
-        raise ValueError(
-            f"'{name}' lies on a device mesh of {mesh.size()} processes, the run has {world}; "
-            "shard on one mesh of all processes, such as (replicate, shard)"
-        )
     places = zip(mesh.get_coordinate(), tensor.placements, strict=True)
-    return all(coordinate == 0 or not placement.is_replicate() for coordinate, placement in places)
+    first = all(coordinate == 0 or not placement.is_replicate() for coordinate, placement in places)
+    return first and 0 in mesh.mesh
 
 
 def total(counts: Tensor, tensors: Iterable[Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Training:
     """A training under way: what moves on, and what a checkpoint has to hold beside model and random states.
 
-    A model may be sharded, by accelerate (FSDP2) or by the caller (fully_shard on one mesh of all processes).
+    A model may be sharded, by accelerate (FSDP2) or by the caller (fully_shard).
     Raises: ValueError for FSDP1, DeepSpeed and Megatron-LM.
     """
 
