@@ -1,7 +1,7 @@
 """`find_signed_mask`: a whole search on accelerate, that survives being killed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -96,121 +96,132 @@ def find_signed_mask(
     mask = None if mask is None else as_mask(mask)
     pruner = pruner_for(model, config, mask=mask, psi_init=psi_init)
     try:
-        return _search(
-            pruner,
-            data,
-            training,
-            output_dir=output_dir,
-            accelerator=accelerator,
-            test_data=test_data,
-            seed=seed,
+        search = Search(pruner, data, training, accelerator, test_data, seed, about, solution_epochs)
+        run = Run(
+            output_dir,
+            search.settings(mask),
+            pruner.model,
+            accelerator,
+            total_steps=search.total_steps,
             resume=resume,
             checkpoint_seconds=checkpoint_seconds,
-            about=about,
-            mask=mask,
-            solution_epochs=solution_epochs,
+            more_state=search.state_dict,
+            may_go_on=partial(_has_more_rounds, Path(output_dir)),
         )
+        with run:
+            return search.go_on(run)
     finally:
         pruner.detach()
 
 
-def _search(
-    pruner: AWSPruner,
-    data: Images | ImageSplit,
-    training: TrainingConfig,
-    *,
-    output_dir: str | Path,
-    accelerator: "Accelerator",
-    test_data: Images | ImageSplit | None,
-    seed: int,
-    resume: bool,
-    checkpoint_seconds: float,
-    about: Mapping[str, Any],
-    mask: SignedMask | None,
-    solution_epochs: int,
-) -> SignedMask:
-    """What `find_signed_mask` does once it has a pruner, which it detaches."""
-    protocol, one_training = PROTOCOLS[pruner.config.protocol], METHODS[pruner.config.method].scores
-    unused = ("epochs",) if one_training else OF_FINAL_TRAINING
-    used = {name: value for name, value in asdict(training).items() if name not in unused}
-    so_far: dict[str, Any] | None = None  # of one training through all stages
-    steps = steps_an_epoch(data, training, accelerator, partial_batches=protocol.partial_batches)
-    run = Run(
-        output_dir,
-        {
-            "search": pruner.config.to_dict(),
-            "training": used,
-            "seed": seed,
-            "images": len(data),
-            "data": fingerprint(data),
-            "test_data": None if test_data is None else fingerprint(test_data),
+@dataclass
+class Search:
+    """What `find_signed_mask` does once it has a pruner; its arguments."""
+
+    pruner: AWSPruner
+    data: Images | ImageSplit
+    training: TrainingConfig
+    accelerator: "Accelerator"
+    test_data: Images | ImageSplit | None
+    seed: int
+    about: Mapping[str, Any]
+    solution_epochs: int
+    so_far: dict[str, Any] | None = None  # the state of one training through all stages, where there is one
+
+    def __post_init__(self) -> None:
+        self.protocol = PROTOCOLS[self.pruner.config.protocol]
+        self.one_training = METHODS[self.pruner.config.method].scores
+        unused = ("epochs",) if self.one_training else OF_FINAL_TRAINING
+        self.used = {name: value for name, value in asdict(self.training).items() if name not in unused}
+
+    @property
+    def total_steps(self) -> int:
+        partial_batches = self.protocol.partial_batches
+        steps = steps_an_epoch(self.data, self.training, self.accelerator, partial_batches=partial_batches)
+        return (self.pruner.config.epochs + self.solution_epochs) * steps
+
+    def settings(self, mask: SignedMask | None) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that began."""
+        return {
+            "search": self.pruner.config.to_dict(),
+            "training": self.used,
+            "seed": self.seed,
+            "images": len(self.data),
+            "data": fingerprint(self.data),
+            "test_data": None if self.test_data is None else fingerprint(self.test_data),
             **({} if mask is None else {"mask": packing.sha256(mask)}),
-            **({"solution_epochs": solution_epochs} if solution_epochs else {}),
-        },
-        pruner.model,
-        accelerator,
-        total_steps=(pruner.config.epochs + solution_epochs) * steps,
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-        more_state=lambda: {**pruner.state_dict(), "so_far": so_far},
-        may_go_on=partial(_has_more_rounds, Path(output_dir)),
-    )
+            **({"solution_epochs": self.solution_epochs} if self.solution_epochs else {}),
+        }
 
-    def keep(index: int, mask: SignedMask, folder: Path | None = None) -> None:
-        folder = folder or round_folder(run.folder, index)
-        save_round(folder, mask, pruner, accelerator, about={"training": used, **about})
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.pruner.state_dict(), "so_far": self.so_far}
 
-    def after_training(training: Training) -> None:
-        nonlocal so_far
-        run.after_training(training)
-        if one_training:
-            so_far = training.state_to_go_on()
-
-    with run:
-        rounds = pruner.config.rounds or 0
-        last = run.folder / "solution" if solution_epochs else round_folder(run.folder, rounds)
-        done = run.more is None or (run.more["stage"] > rounds + bool(solution_epochs) and not run.more["begun"])
+    def go_on(self, run: Run) -> SignedMask:
+        """Train every stage that is left, and keep each round; if nothing is left, read what is there."""
+        rounds = self.pruner.config.rounds or 0
+        last = run.folder / "solution" if self.solution_epochs else round_folder(run.folder, rounds)
+        done = run.more is None or (run.more["stage"] > rounds + bool(self.solution_epochs) and not run.more["begun"])
         if done and (last / WEIGHTS_FILE).exists():
-            pruner.detach()
-            return read_round_(last, pruner.model)
+            self.pruner.detach()
+            return read_round_(last, self.pruner.model)
         if run.more is not None:
-            pruner.load_state_dict(run.more)
-            so_far = run.more.get("so_far")  # older checkpoints have none
+            self.pruner.load_state_dict(run.more)
+            self.so_far = run.more.get("so_far")  # older checkpoints have none
+        keep = partial(self._keep, run.folder)
         under_way = run.training
-        for stage in pruner.rounds(on_mask=keep, solution_epochs=solution_epochs):
+        for stage in self.pruner.rounds(on_mask=keep, solution_epochs=self.solution_epochs):
             if under_way is None:
                 run.save()
             run.progress.stage(_name_of(stage))
-            loss = train(
-                pruner.model,
-                data,
-                _training_of(stage, training, pruner.config),
-                accelerator=accelerator,
-                seed=1000 * seed + stage.index,
-                on_step=run.after_step,
-                on_end=after_training,
-                resume=under_way or so_far,
-                until=_last_epoch(stage, pruner.config) if one_training else None,
-                partial_batches=protocol.partial_batches,
-            )
+            loss = self._train(stage, run, under_way)
             under_way = None
-            metrics: dict[str, Any] = {"stage": stage.index, "remaining": stage.remaining, "loss": loss, **run.cost}
-            if test_data is not None:
-                metrics["accuracy"] = accuracy_of(
-                    pruner.model,
-                    test_data,
-                    train_data=data,
-                    batch_size=training.batch_size,
-                    accelerator=accelerator,
-                    recalibrated=protocol.recalibrate,
-                )
+            metrics = {"stage": stage.index, "remaining": stage.remaining, "loss": loss, **run.cost, **self._accuracy()}
             run.progress.stage_done(metrics)
             run.log(metrics)
-        final_mask = pruner.signed_mask()
-        if solution_epochs:
-            keep(rounds + 1, final_mask, last)
+        mask = self.pruner.signed_mask()
+        if self.solution_epochs:
+            save_round(last, mask, self.pruner, self.accelerator, about={"training": self.used, **self.about})
         run.keep_for_more()
-    return final_mask
+        return mask
+
+    def _keep(self, folder: Path, index: int, mask: SignedMask) -> None:
+        """Of the round that is done."""
+        about = {"training": self.used, **self.about}
+        save_round(round_folder(folder, index), mask, self.pruner, self.accelerator, about=about)
+
+    def _train(self, stage: Stage, run: Run, under_way: dict[str, Any] | None) -> float:
+        """Train a stage, from where it was if it is `under_way`; returns its loss."""
+
+        def after_training(training: Training) -> None:
+            run.after_training(training)
+            if self.one_training:
+                self.so_far = training.state_to_go_on()
+
+        return train(
+            self.pruner.model,
+            self.data,
+            _training_of(stage, self.training, self.pruner.config),
+            accelerator=self.accelerator,
+            seed=1000 * self.seed + stage.index,
+            on_step=run.after_step,
+            on_end=after_training,
+            resume=under_way or self.so_far,
+            until=_last_epoch(stage, self.pruner.config) if self.one_training else None,
+            partial_batches=self.protocol.partial_batches,
+        )
+
+    def _accuracy(self) -> dict[str, float]:
+        if self.test_data is None:
+            return {}
+        accuracy = accuracy_of(
+            self.pruner.model,
+            self.test_data,
+            train_data=self.data,
+            batch_size=self.training.batch_size,
+            accelerator=self.accelerator,
+            recalibrated=self.protocol.recalibrate,
+        )
+        return {"accuracy": accuracy}
 
 
 def _training_of(stage: Stage, training: TrainingConfig, config: SignedMaskConfig) -> TrainingConfig:
