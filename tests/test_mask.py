@@ -297,7 +297,10 @@ def test_a_hostile_configuration_is_refused(mask, tmp_path, change, message):
     mask.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = {**json.loads(path.read_text()), **(change if isinstance(change, dict) else {})}
-    for text in (with_checksum(without(config, "sha256")), without(config, "sha256", "signed_mask_sha256")):
+    for text in (
+        with_checksum(without(config, "sha256")),
+        without(config, "checked_by", "sha256", "signed_mask_sha256"),
+    ):
         path.write_bytes(change if isinstance(change, bytes) else json.dumps(text).encode())
         with pytest.raises(ValueError, match=message):
             SignedMask.from_pretrained(tmp_path)
@@ -305,7 +308,7 @@ def test_a_hostile_configuration_is_refused(mask, tmp_path, change, message):
 
 def test_keys_that_nobody_knows_are_passed_over(mask, tmp_path):
     mask.save_pretrained(tmp_path)
-    config = without(json.loads((tmp_path / "config.json").read_text()), "sha256")
+    config = without(json.loads((tmp_path / "config.json").read_text()), "checked_by", "sha256")
     (tmp_path / "config.json").write_text(json.dumps(with_checksum({**config, "values": {}, "later": 1})))
     assert SignedMask.from_pretrained(tmp_path) == mask
 
@@ -327,7 +330,7 @@ def test_roles_that_do_not_fit_are_refused(mask, tmp_path, roles):
     mask.save_pretrained(tmp_path)
     packing.write(tmp_path / "signed_mask.safetensors", mask, {"signed_mask": json.dumps(roles)})
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(without(json.loads(path.read_text()), "sha256", "signed_mask_sha256")))
+    path.write_text(json.dumps(without(json.loads(path.read_text()), "checked_by", "sha256", "signed_mask_sha256")))
     with pytest.raises(ValueError, match=r"cannot read '\S*signed_mask.safetensors'"):
         SignedMask.from_pretrained(tmp_path)
 

@@ -123,3 +123,13 @@ def test_rows_that_are_missing_are_noticed_and_files_can_be_put_together(tmp_pat
         read_results(path)
     path.write_text("".join([*lines, *lines]))
     assert read_results(path) == [*rows, *rows]
+
+
+def test_a_row_whose_name_of_the_checksum_is_damaged_is_no_row_of_before_there_were_any(tmp_path):
+    path = tmp_path / "results.jsonl"
+    write_results(path, [Accuracy(**ORIGIN, transfer="signs", seed=1, data_seed=1, before=10.0, after=73.0)])
+    for name in ("sha256", "checked_by"):
+        path.write_text(path.read_text().replace(f'"{name}":', '"sha056":'))
+        with pytest.raises(ValueError, match="it is damaged, or was edited"):
+            read_results(path)
+        write_results(path, [Accuracy(**ORIGIN, transfer="signs", seed=1, data_seed=1, before=10.0, after=73.0)])

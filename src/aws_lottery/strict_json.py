@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 CHECKSUM = "sha256"  # the key under which an object carries the checksum of all its other keys
+# Another key, at the other end, says that there is one: else damage to the name of the first would make an object look
+# like one from before there were checksums.
+CHECKED = "checked_by"
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
@@ -23,19 +26,23 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as they will be read back, and the SHA-256 of them."""
-    plain = json.loads(to_json(values))
-    return {**plain, CHECKSUM: _checksum(plain)}
+    plain = _unchecked(json.loads(to_json(values)))
+    return {CHECKED: CHECKSUM, **plain, CHECKSUM: _checksum(plain)}
 
 
 def without_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that `with_checksum` was given; of files from before there were checksums, all of them.
 
-    Raises: ValueError if they have a checksum that is not theirs.
+    Raises: ValueError if they have a checksum that is not theirs, or should have one.
     """
-    plain = {name: value for name, value in values.items() if name != CHECKSUM}
-    if CHECKSUM in values and values[CHECKSUM] != _checksum(plain):
+    plain = _unchecked(values)
+    if plain.keys() != values.keys() and values.get(CHECKSUM) != _checksum(plain):
         raise ValueError(f"it is damaged, or was edited: its {CHECKSUM} is not that of its other keys")
     return plain
+
+
+def _unchecked(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in (CHECKED, CHECKSUM)}
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:

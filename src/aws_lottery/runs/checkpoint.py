@@ -15,7 +15,7 @@ from torch import Tensor
 from ..atomic import replace_file
 from ..processes import together
 from ..random_states import random_states, set_random_states
-from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
+from ..strict_json import CHECKED, CHECKSUM, read_object, to_json, with_checksum, without_checksum
 from . import shards
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def claim(
     compared = {*theirs, *sealed} if CHECKSUM in theirs else {*theirs}  # files of before say less
     differences = [
         f"{key}: {theirs.get(key)!r} there, {sealed.get(key)!r} now"
-        for key in sorted(compared - {CHECKSUM})
+        for key in sorted(compared - {CHECKED, CHECKSUM})
         if theirs.get(key) != sealed.get(key)
     ]
     if differences and may_go_on(without_checksum(theirs), without_checksum(sealed)):
