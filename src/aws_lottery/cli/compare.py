@@ -13,20 +13,19 @@ Examples:
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
 from ..experiments.panels import require_matplotlib
 from ..experiments.report import TABLE_FILE
-from ..models import fresh_network, options_under
 from ..paper import RECIPES
 from ..transfers import TRANSFERS
 from .options import (
     accelerator_for,
     data_for,
     final_config,
+    fresh_networks,
     network_name,
     options,
     recipe_option,
@@ -89,14 +88,7 @@ def run(args: argparse.Namespace) -> None:
     write_options(args, {"model": name, **asdict(config)}, accelerator)
     comparison = Comparison(
         args.searches,
-        partial(
-            fresh_network,
-            name,
-            data.num_classes,
-            image_size=data.image_size,
-            channels_last=args.channels_last,
-            **options_under(name, first.protocol),
-        ),
+        fresh_networks(args, name, data, first.protocol),
         data,
         config,
         output_dir=args.output_dir,

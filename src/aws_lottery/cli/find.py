@@ -21,7 +21,7 @@ from torch import nn
 
 from ..config import METHODS, PROTOCOLS, PRUNABLE_KINDS, SignedMaskConfig
 from ..criteria import CRITERIA
-from ..models import ARCHITECTURES, fresh_network, model_code, options_under
+from ..models import ARCHITECTURES, model_code, options_under
 from ..paper import OF_METHOD, RECIPES, Settings
 from ..runs.round_folder import round_folder
 from ..runs.search import OF_FINAL_TRAINING, find_signed_mask
@@ -32,6 +32,7 @@ from .options import (
     adjusted,
     command_line,
     data_for,
+    fresh_networks,
     options,
     recipe_option,
     settings_for,
@@ -97,14 +98,7 @@ def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     accelerator = accelerator_for(args, {"search": config.to_dict(), "training": asdict(training)})
     data = data_for(args, accelerator)
     network_options = options_under(model_name, config.protocol)
-    model = fresh_network(
-        model_name,
-        data.num_classes,
-        args.seed,
-        image_size=data.image_size,
-        channels_last=args.channels_last,
-        **network_options,
-    )
+    model = fresh_networks(args, model_name, data, config.protocol)(args.seed)
     start = start_of(args, model)
     remaining = start["mask"].remaining if "mask" in start else 1.0
     config = config.starting_at(remaining)

@@ -4,18 +4,20 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..atomic import replace_file
 from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
-from ..models import ARCHITECTURES
+from ..models import ARCHITECTURES, fresh_network, options_under
 from ..paper import RECIPES, Settings
 from ..processes import warn_if_alone
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -181,3 +183,15 @@ def data_for(args: argparse.Namespace, accelerator: Any) -> ImageData:
     columns = {} if args.smoke else given_options(args, OF_COLUMNS)
     data = load_data(source, workers=args.workers, max_train_samples=args.max_train_samples, **columns)
     return data.to(accelerator.device)
+
+
+def fresh_networks(args: argparse.Namespace, name: str, data: ImageData, protocol: str) -> Callable[[int], nn.Module]:
+    """Seed -> a freshly initialized network for the data, as the protocol has it."""
+    return partial(
+        fresh_network,
+        name,
+        data.num_classes,
+        image_size=data.image_size,
+        channels_last=args.channels_last,
+        **options_under(name, protocol),
+    )

@@ -19,7 +19,6 @@ from dataclasses import asdict
 from ..config import PROTOCOLS
 from ..mask import SignedMask
 from ..mask_file.sparse_weights import solution_weights
-from ..models import fresh_network, options_under
 from ..paper import OF_METHOD, RECIPES
 from ..runs.final_training import final_training
 from ..training_config import TrainingConfig
@@ -28,6 +27,7 @@ from .options import (
     accelerator_for,
     data_for,
     final_config,
+    fresh_networks,
     network_name,
     options,
     recipe_option,
@@ -81,14 +81,7 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, args: argpa
     data = data_for(args, accelerator)
     write_options(args, {"model": name, **asdict(config)}, accelerator)
     protocol = mask.config.protocol if mask.config else "paper"
-    model = fresh_network(
-        name,
-        data.num_classes,
-        args.seed,
-        image_size=data.image_size,
-        channels_last=args.channels_last,
-        **options_under(name, protocol),
-    )
+    model = fresh_networks(args, name, data, protocol)(args.seed)
     transfer = TRANSFERS[args.transfer]
     weights = solution_weights(args.mask, mask) if transfer.needs_weights else None
     transfer_(model, transfer, mask, weights=weights, seed=args.seed)

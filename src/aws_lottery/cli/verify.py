@@ -13,18 +13,17 @@ Examples:
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 
 from ..experiments.panels import require_matplotlib
 from ..experiments.verify import verify
 from ..mask import SignedMask
 from ..mask_file.hub import is_folder
-from ..models import fresh_network, options_under
 from ..paper import RECIPES
 from .options import (
     accelerator_for,
     data_for,
     final_config,
+    fresh_networks,
     network_name,
     options,
     recipe_option,
@@ -71,14 +70,7 @@ def run(args: argparse.Namespace) -> None:
     write_options(args, {"model": name, **asdict(config)}, accelerator)
     verdict = verify(
         args.mask if is_folder(args.mask) else mask,
-        partial(
-            fresh_network,
-            name,
-            data.num_classes,
-            image_size=data.image_size,
-            channels_last=args.channels_last,
-            **options_under(name, mask.config.protocol if mask.config else "paper"),
-        ),
+        fresh_networks(args, name, data, mask.config.protocol if mask.config else "paper"),
         data,
         config,
         output_dir=args.output_dir,

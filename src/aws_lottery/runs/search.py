@@ -167,7 +167,10 @@ class Search:
         if run.more is not None:
             self.pruner.load_state_dict(run.more)
             self.so_far = run.more.get("so_far")  # older checkpoints have none
-        keep = partial(self._keep, run.folder)
+
+        def keep(index: int, mask: SignedMask) -> None:
+            self._keep(round_folder(run.folder, index), mask)
+
         under_way = run.training
         for stage in self.pruner.rounds(on_mask=keep, solution_epochs=self.solution_epochs):
             if under_way is None:
@@ -180,14 +183,13 @@ class Search:
             run.log(metrics)
         mask = self.pruner.signed_mask()
         if self.solution_epochs:
-            save_round(last, mask, self.pruner, self.accelerator, about={"training": self.used, **self.about})
+            self._keep(last, mask)
         run.keep_for_more()
         return mask
 
-    def _keep(self, folder: Path, index: int, mask: SignedMask) -> None:
-        """Of the round that is done."""
-        about = {"training": self.used, **self.about}
-        save_round(round_folder(folder, index), mask, self.pruner, self.accelerator, about=about)
+    def _keep(self, folder: Path, mask: SignedMask) -> None:
+        """Write the mask and the weights of what has just ended."""
+        save_round(folder, mask, self.pruner, self.accelerator, about={"training": self.used, **self.about})
 
     def _train(self, stage: Stage, run: Run, under_way: dict[str, Any] | None) -> float:
         """Train a stage, from where it was if it is `under_way`; returns its loss."""
