@@ -166,6 +166,17 @@ def test_what_was_measured_otherwise_is_not_taken_for_this(compared, searches, d
         wrong.run()
 
 
+def test_what_starts_from_a_method_with_a_training_of_its_own_is_trained_by_it(searches, data, tmp_path):
+    folders = [searches[0], search(tmp_path / "search", data, "gm")]
+    options = {"transfers": ("dense", "signs"), "seeds": (1,), "barrier_rounds": ()}
+    own = {"gm": replace(TRAINING, learning_rate=0.01), "wr": TRAINING}  # no search here is by wr
+    rows = comparison(folders, data, tmp_path / "compared", own_training=own, **options).run()
+    rates = {row.method: row.training["learning_rate"] for row in rows if row.kind == "accuracy"}
+    assert rates == {None: 0.1, "aws": 0.1, "gm": 0.01}
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        comparison(folders, data, tmp_path / "compared", own_training={"gm": TRAINING}, **options).run()
+
+
 def warmed_up(data: ImageData) -> nn.Module:
     model = fresh(0)
     config = replace(TRAINING, schedule="constant")

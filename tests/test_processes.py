@@ -30,6 +30,7 @@ from aws_lottery.runs.checkpoint import CheckpointError
 from aws_lottery.runs.final_training import final_training
 from aws_lottery.runs.output_folder import Run
 from aws_lottery.runs.signals import Interrupted
+from aws_lottery.training import steps_an_epoch
 
 pytestmark = pytest.mark.multiprocess
 
@@ -61,9 +62,9 @@ def _search(accelerator, criterion="magnitude"):
     return pruner.signed_mask(), alphas, evaluate(model, _data(), accelerator=accelerator, batch_size=16)
 
 
-def _accelerator():
+def _accelerator(split_batches=True):
     AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
-    return Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    return Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=split_batches))
 
 
 def _on_each_rank():
@@ -117,11 +118,58 @@ def test_a_partial_batch_is_filled_up_from_the_epochs_first_images_for_two_ranks
     debug_launcher(_sizes_on_each_rank, num_processes=2)
 
 
+def _filled_up(data, batch_size, **options):
+    """All batches of one process, the last filled up from the first, as two processes share it."""
+    whole = list(batches(data, batch_size, **options))
+    missing = batch_size - len(whole[-1][0])
+    whole[-1] = tuple(torch.cat([last, first[:missing]]) for last, first in zip(whole[-1], whole[0], strict=True))
+    return whole
+
+
+def _trained_with_partial_batches(accelerator):
+    model, config = _network(), TrainingConfig(epochs=2, batch_size=16, schedule="constant")
+    train(model, _data(), config, accelerator=accelerator, seed=0, partial_batches=True)
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
+
+
+def _trained_on_each_rank(expected):
+    torch.set_num_threads(1)
+    assert torch.allclose(_trained_with_partial_batches(_accelerator()), torch.tensor(expected), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_train_on_a_partial_batch_as_one_does_on_it_filled_up(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("aws_lottery.training.batches", _filled_up)
+        expected = _trained_with_partial_batches(Accelerator(cpu=True))
+    assert not torch.allclose(_trained_with_partial_batches(Accelerator(cpu=True)), expected, atol=1e-3)
+    debug_launcher(_trained_on_each_rank, args=(expected.tolist(),), num_processes=2)
+
+
+def _steps_on_each_rank():
+    """70 images in batches of 16: 4 steps, 5 with the partial batch; of whole batches for each rank 2, or 3."""
+    torch.set_num_threads(1)
+    counted = []
+    for split in (True, False):
+        accelerator = _accelerator(split)
+        for partial in (False, True):
+            config, made = TrainingConfig(epochs=1, batch_size=16), []
+            options = {"seed": 0, "on_step": made.append, "partial_batches": partial}
+            train(_network(), _data(), config, accelerator=accelerator, **options)
+            counted.append((len(made), steps_an_epoch(_data(), config, accelerator, partial_batches=partial)))
+    assert counted == [(4, 4), (5, 5), (2, 2), (3, 3)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_steps_are_counted_as_two_ranks_make_them():
+    debug_launcher(_steps_on_each_rank, num_processes=2)
+
+
 class _Killed(Exception):
     pass
 
 
-def _find_on_each_rank(folder, stop_after):
+def _find_on_each_rank(folder, protocol, images, stop_after):
     """A search with a checkpoint every tenth step; where it is to stop, all ranks do, without saving."""
     torch.set_num_threads(1)
     accelerator, after_step = _accelerator(), Run.after_step
@@ -132,17 +180,25 @@ def _find_on_each_rank(folder, stop_after):
             raise _Killed
 
     Run.after_step = counted
-    config, training = SignedMaskConfig(rounds=2, warmup_epochs=2, epochs_per_round=2), TrainingConfig(batch_size=16)
+    config = SignedMaskConfig(protocol=protocol, rounds=2, warmup_epochs=2, epochs_per_round=2)
     options = {"output_dir": folder, "accelerator": accelerator, "checkpoint_seconds": 0.0}
     with suppress(_Killed):
-        find_signed_mask(_network(), _data(), config, training, **options)
+        find_signed_mask(_network(), _data(images), config, TrainingConfig(batch_size=16), **options)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "images", "cuts"),
+    [
+        ("paper", 70, (13, 21)),
+        ("released-code", 86, (13, 32)),  # 6 steps an epoch, 12 a stage: its 30th step is on a partial batch
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_a_search_on_two_ranks_goes_on_to_the_same_mask(tmp_path):
-    for folder, stops in (("whole", (0,)), ("cut", (13, 21, 0))):
+def test_a_search_on_two_ranks_goes_on_to_the_same_mask(protocol, images, cuts, tmp_path):
+    for folder, stops in (("whole", (0,)), ("cut", (*cuts, 0))):
         for stop_after in stops:
-            debug_launcher(_find_on_each_rank, args=(str(tmp_path / folder), stop_after), num_processes=2)
+            arguments = (str(tmp_path / folder), protocol, images, stop_after)
+            debug_launcher(_find_on_each_rank, args=arguments, num_processes=2)
     for name in ("round-01", "round-02"):
         assert SignedMask.from_pretrained(tmp_path / "cut" / name) == SignedMask.from_pretrained(
             tmp_path / "whole" / name

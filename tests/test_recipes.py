@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from aws_lottery import SignedMask
+from aws_lottery.experiments.results import read_results
 from aws_lottery.mask_file.sparse_weights import load_weights
 from aws_lottery.models import fresh_network
 from aws_lottery.paper import IMAGENET, SMALL_IMAGES
@@ -122,6 +123,23 @@ def test_an_experiment_and_another_comparison_of_its_search(monkeypatch, tmp_pat
     run_here(monkeypatch, "compare.py", *arguments, "--output_dir", tmp_path / "again")
     rows = [json.loads(line) for line in (tmp_path / "again/results.jsonl").read_text().splitlines()]
     assert [row.get("transfer") for row in rows] == ["signs", "random-signs", None, None]
+
+
+def test_compare_trains_starts_from_gem_miner_at_its_own_rate(monkeypatch, tmp_path):
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
+    run_here(
+        monkeypatch, "aws_cifar100.py", "--model", "resnet8", "--method", "gm", "--output_dir", tmp_path / "search"
+    )
+    options = ["--rounds", 2, "--seeds", 1, "--transfers", "dense", "signs", "--no_plots", "--output_dir"]
+    for folder, rate in (("its-own", []), ("given", ["--learning_rate", 0.05])):
+        run_here(monkeypatch, "compare.py", tmp_path / "search", *rate, *options, tmp_path / folder)
+    rates, used = {}, {}
+    for folder in ("its-own", "given"):
+        rows = read_results(tmp_path / folder / "results.jsonl")
+        rates[folder] = {row.transfer: row.training["learning_rate"] for row in rows if row.kind == "accuracy"}
+        used[folder] = json.loads((tmp_path / folder / "options.json").read_text()).get("learning_rate")
+    assert rates == {"its-own": {"dense": 0.1, "signs": 0.01}, "given": {"dense": 0.05, "signs": 0.05}}
+    assert used == {"its-own": None, "given": 0.05}  # the file sets no rate that differs among the starts
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own

@@ -241,7 +241,9 @@ def steps_an_epoch(
 ) -> int:
     """Optimizer steps in an epoch of `train`, of all processes together; batches left over at its end make one, too."""
     count = math.ceil if partial_batches else math.floor
-    return math.ceil(count(len(data) / config.batch_size) / accelerator.gradient_accumulation_steps)
+    at_once = 1 if accelerator.split_batches else accelerator.num_processes  # batches of one step
+    batches_of_each = count(count(len(data) / config.batch_size) / at_once)
+    return math.ceil(batches_of_each / accelerator.gradient_accumulation_steps)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -2,7 +2,8 @@
 
 Final trainings of rounds x transfers x seeds, from one search or more. Writes results.jsonl, table.md, plots, and the
 masks with cards that state what was measured. Work that is done is not repeated, and several processes that run the
-same command share the work.
+same command share the work. What starts from a search by `gm` is trained at the rate that its authors have for that,
+unless --learning_rate is given.
 
 Examples:
     aws-lottery compare runs/aws --dataset uoft-cs/cifar100 --rounds 9
@@ -11,15 +12,17 @@ Examples:
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
 from ..experiments.panels import require_matplotlib
 from ..experiments.report import TABLE_FILE
-from ..paper import RECIPES
+from ..paper import OF_METHOD, RECIPES
+from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS
 from .options import (
     accelerator_for,
@@ -83,9 +86,9 @@ def run(args: argparse.Namespace) -> None:
     first = SearchRound(Path(args.searches[0]), args.rounds[0])
     name = network_name(args, first.architecture, args.searches[0])
     config = final_config(settings_for(name, RECIPES[args.recipe]), args)
+    own = {method: final_config(settings, args) for method, settings in OF_METHOD.items()}
     accelerator = accelerator_for(args)
     data = data_for(args, accelerator)
-    write_options(args, {"model": name, **asdict(config)}, accelerator)
     comparison = Comparison(
         args.searches,
         fresh_networks(args, name, data, first.protocol),
@@ -97,7 +100,16 @@ def run(args: argparse.Namespace) -> None:
         transfers=args.transfers,
         seeds=args.seeds,
         barrier_rounds=args.barrier_rounds,
+        own_training=own,
     )
+    used = _common(config, comparison.trainings.own_training.values())
+    write_options(args, {"model": name, **used}, accelerator)
     comparison.run()
     accelerator.print((comparison.folder / TABLE_FILE).read_text())
     accelerator.end_training()
+
+
+def _common(config: TrainingConfig, others: Iterable[TrainingConfig]) -> dict[str, Any]:
+    """The hyper-parameters that all trainings have, so that a file of them, given back with --config, sets no other."""
+    same = [asdict(other).items() for other in others]
+    return {name: value for name, value in asdict(config).items() if all((name, value) in items for items in same)}

@@ -69,7 +69,7 @@ def final_parser(description: str | None, argv: Sequence[str] | None) -> Command
 def run(args: argparse.Namespace) -> None:
     mask = SignedMask.from_pretrained(args.mask, revision=args.revision)
     name = network_name(args, mask.config.architecture if mask.config else None, args.mask)
-    method = mask.config.method if mask.config else ""
+    method = mask.config.method if mask.config and args.transfer != "dense" else ""
     config = final_config(OF_METHOD.get(method) or settings_for(name, RECIPES[args.recipe]), args)
     args.output_dir = args.output_dir or f"runs/final-{name}-{args.transfer}-seed{args.seed}"
     args.data_seed = args.seed if args.data_seed is None else args.data_seed

@@ -1,8 +1,9 @@
 """`compare`: final trainings from one or more searches, conditions x rounds x seeds, each run once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -28,13 +29,15 @@ class Comparison:
     Args:
         searches: folders that find_signed_mask wrote, all under one protocol.
         fresh: seed -> a freshly initialized network.
-        training: of every final training.
+        training: of every final training but those of `own_training`.
         rounds: which of the searches' rounds to start from.
         transfers: keys of TRANSFERS, for every search, or for those of one method (`lrr:mask`); `dense` once a seed.
         seeds: of the initialization and of the data order, n of the tables.
         barrier_rounds: of `rounds`; in these the barrier of each start to the solution is measured (LMC), and it is
             trained twice, for its stability against SGD noise.
         barrier_seeds: of `seeds`, with which starts are trained twice; None: all.
+        own_training: method -> training from the masks that its searches found, where it is not `training`; methods
+            without a search here may be in it.
     Raises: ValueError for an unknown transfer, a round that a search does not have, two searches by one method, or
         searches under two protocols; CheckpointError if output_dir holds a comparison of other searches, data or
         hyper-parameters.
@@ -54,6 +57,7 @@ class Comparison:
         seeds: Sequence[int] = (1, 2, 3),
         barrier_rounds: Sequence[int] = (),
         barrier_seeds: Sequence[int] | None = None,
+        own_training: Mapping[str, TrainingConfig] = MappingProxyType({}),
     ):
         self.searches = [Path(folder) for folder in searches]
         self.folder, self.accelerator = Path(output_dir), accelerator
@@ -65,6 +69,7 @@ class Comparison:
             barrier_seeds=tuple(seeds if barrier_seeds is None else barrier_seeds),
         )
         _check(self.plan)
+        methods = {one.method for one in self.plan.rounds}
         self.trainings = Trainings(
             folder=self.folder,
             fresh=fresh,
@@ -73,6 +78,7 @@ class Comparison:
             protocol=self.plan.rounds[0].protocol,
             accelerator=accelerator,
             model=self.plan.rounds[0].architecture,
+            own_training={method: own_training[method] for method in sorted(methods & own_training.keys())},
         )
 
     def run(self) -> list[Row]:

@@ -1,7 +1,7 @@
 """Final trainings and the lines between them as files of a folder: each done once, by one of the runs that share it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,8 @@ class Trainings:
     Args:
         folder: of the results; `trainings` and `measurements` are made in it.
         fresh: seed -> a freshly initialized network.
-        training: of every final training.
+        training: of every final training but those of `own_training`.
+        own_training: method -> training from the masks that its searches found, where it is not `training`.
         protocol: how networks are measured, a row of PROTOCOLS.
         model: what the network is called in the rows.
     """
@@ -46,6 +47,7 @@ class Trainings:
     protocol: str
     accelerator: "Accelerator"
     model: str | None = None
+    own_training: Mapping[str, TrainingConfig] = field(default_factory=dict)
 
     @cached_property
     def measure(self) -> Measure:
@@ -59,6 +61,8 @@ class Trainings:
             "images": len(self.data.train),
             **settings,
         }
+        if self.own_training:
+            settings["own_training"] = {method: asdict(config) for method, config in self.own_training.items()}
         with self.accelerator.main_process_first():
             claim(self.folder, settings, resume=True)
 
@@ -91,7 +95,7 @@ class Trainings:
             final_training(
                 self.start(job.source, job.transfer, job.seed if protocol.seeded_init else job.data_seed),
                 self.data,
-                self.training,
+                self.training_of(job),
                 output_dir=folder,
                 accelerator=self.accelerator,
                 identity={"kind": "accuracy", **asdict(origin), "transfer": job.transfer, "seed": job.seed},
@@ -101,6 +105,9 @@ class Trainings:
         row = checked(folder / RESULT_FILE, read_file(folder / RESULT_FILE), origin)
         assert isinstance(row, Accuracy)
         return row
+
+    def training_of(self, job: Job) -> TrainingConfig:
+        return self.own_training.get(self.origin(job).method or "", self.training)
 
     def origin(self, job: Job) -> Origin:
         return job.source.origin if job.source else Origin(remaining_total=1.0, protocol=self.protocol)
