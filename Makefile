@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs docs-serve docs-links clean
+.PHONY: demo test check notebooks docs docs-serve docs-links clean
 
 demo: .venv/installed
 	$(BIN)/python recipes/aws_digits.py --output_dir runs/digits
@@ -15,6 +15,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+notebooks: .venv/installed  # anew, with their outputs
+	cd notebooks && PYTHONWARNINGS='ignore:IProgress not found' ../$(BIN)/jupyter-execute --inplace *.ipynb
 
 docs: .venv/docs-installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site

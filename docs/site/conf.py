@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for command_parsers
 project = "aws_lottery"
 copyright = "the authors of aws_lottery, Apache-2.0"
 extensions = [
-    "myst_parser",
+    "myst_nb",  # MyST, and the notebooks
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -20,9 +20,10 @@ extensions = [
 ]
 
 # The source folder is the checkout (see the Makefile); these are its pages.
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "notebooks/*.ipynb"]
 root_doc = "docs/start"
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # their outputs are in their files; tests/test_notebooks.py runs them
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
