@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, fixed seeds, and small networks to try things on."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,6 +21,16 @@ def _quiet() -> Iterator[None]:
     """A command line that ran in a test leaves its log level to no other test."""
     yield
     logging.getLogger("aws_lottery").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _full_precision() -> Iterator[None]:
+    """A test that trained in bf16 leaves that to no other test: all accelerators of a process share it."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None and state.AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.AcceleratorState(cpu=True)  # for the accelerators that there are
 
 
 def small_convnet() -> nn.Module:

@@ -1,6 +1,5 @@
 """A(theta, u): ordinary training of a network from theta with SGD noise u, on accelerate."""
 
-import gc
 import hashlib
 import logging
 import math
@@ -16,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import Images, ImageSplit, batches
 from .evaluation import logits
+from .no_trace import leaving_no_trace, release
 from .preflight import check_fit
 from .processes import refuse_sharding
 from .sharding import is_sharded_model
@@ -32,14 +32,13 @@ class Training:
     """A training under way: what moves on, and what a checkpoint has to hold beside model and random states.
 
     A model may be sharded, by accelerate (FSDP2) or by the caller (fully_shard).
-    Raises: ValueError for FSDP1, DeepSpeed and Megatron-LM.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
-        refuse_sharding(accelerator, but_fsdp2=True)
         self.config, self.accelerator = config, accelerator
         _warn_of_whole_batches(config, accelerator)
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
+        optimizer.zero_grad()  # a training that was cut between backward and step left its gradients
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
         if is_sharded_model(model) and not _shards(accelerator):  # by the caller, so that it needs no wrapper
             self.network, self.optimizer = model, accelerator.prepare(optimizer)
@@ -157,11 +156,11 @@ def _warn_of_whole_batches(config: TrainingConfig, accelerator: "Accelerator") -
 
 def shard_(model: nn.Module, accelerator: "Accelerator") -> None:
     """Let accelerate shard the model in place, if it is set to FSDP2: before masks are made for it, so that no process
-    ever has them whole. Raises: ValueError as `Training`."""
+    ever has them whole. Raises: ValueError as `train`."""
     refuse_sharding(accelerator, but_fsdp2=True)
     if _shards(accelerator):
         accelerator.prepare(model, SGD(model.parameters(), 0.0))  # it takes a model with an optimizer only
-        _release(accelerator)
+        release(accelerator)
 
 
 def _shards(accelerator: "Accelerator") -> bool:
@@ -183,6 +182,8 @@ def train(
 ) -> float:
     """Train `model` in place: A(theta, u). With `config.ema_decay` it ends at the averaged weights.
 
+    Nothing of one training is left in the model or the accelerator that would change the next one, also after an error.
+
     Args:
         seed: u, the data order; apart from the seed of the initialization.
         on_step: called after each optimizer step (for a progress bar, a checkpoint).
@@ -191,49 +192,35 @@ def train(
         until: the epoch to stop at, of those of `config`, whose schedule stays as it is; None: the last.
         partial_batches: train on an epoch's last batch if it is not full, too (Protocol.partial_batches; `batches`).
     Returns: mean loss over the batches of the last epoch, of all processes; NaN for 0 epochs.
-    Raises: ValueError, before the first step, if the model does not fit the data; FloatingPointError if a loss is NaN
-        or infinite, at the end of its epoch.
+    Raises: ValueError, before the first step, if the model does not fit the data, and for FSDP1, DeepSpeed and
+        Megatron-LM; FloatingPointError if a loss is NaN or infinite, at the end of its epoch.
     """
     from accelerate import skip_first_batches
 
-    training = Training(model, config, accelerator)
-    check_fit(training.network, data, accelerator, what="data")
-    if resume is not None:
-        training.load_state_dict(resume)
-    start = time.perf_counter()
-    while training.epoch < (config.epochs if until is None else until):
-        training.network.train()
-        epoch_seed = _mix(seed, training.epoch)
-        loader = accelerator.prepare(batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches))
-        for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
-            stepped = training.learn(images, labels)
-            if training.step == len(loader):
-                training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
-            training.seconds += time.perf_counter() - start
-            if stepped:
-                on_step(training)
-            start = time.perf_counter()
-    training.put_average_()
-    on_end(training)
-    accelerator.unwrap_model(training.network, keep_fp32_wrapper=False)
-    _release(accelerator)
+    refuse_sharding(accelerator, but_fsdp2=True)
+    with leaving_no_trace(model, accelerator):
+        training = Training(model, config, accelerator)
+        check_fit(training.network, data, accelerator, what="data")
+        if resume is not None:
+            training.load_state_dict(resume)
+        start = time.perf_counter()
+        while training.epoch < (config.epochs if until is None else until):
+            training.network.train()
+            epoch_seed = _mix(seed, training.epoch)
+            loader = accelerator.prepare(
+                batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches)
+            )
+            for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
+                stepped = training.learn(images, labels)
+                if training.step == len(loader):
+                    training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
+                training.seconds += time.perf_counter() - start
+                if stepped:
+                    on_step(training)
+                start = time.perf_counter()
+        training.put_average_()
+        on_end(training)
     return training.loss
-
-
-def _release(accelerator: "Accelerator") -> None:
-    """Let accelerate forget what it has prepared.
-
-    It collects all garbage then, which frees a device's memory; on a CPU that takes a third of a second, more than a
-    short training, and what is frozen is not looked at.
-    """
-    needless = accelerator.device.type == "cpu" and not gc.get_freeze_count()
-    if needless:
-        gc.freeze()
-    try:
-        accelerator.free_memory()
-    finally:
-        if needless:
-            gc.unfreeze()
 
 
 def steps_an_epoch(

@@ -1,0 +1,136 @@
+"""A training is the same whatever was trained before it in the same process, to its end or to an error."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch._dynamo.utils import counters
+
+from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, train
+from aws_lottery.data import Images
+
+CONFIG = TrainingConfig(epochs=2, batch_size=9, max_grad_norm=1.0)  # batches of 9, 9, 9, 5
+
+
+@pytest.fixture
+def data(images):
+    return Images(torch.cat([x for x, _ in images]), torch.cat([y for _, y in images]))
+
+
+@pytest.fixture
+def accelerator_with():
+    def make(**options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Accelerator(cpu=True, **options)
+
+    yield make
+    make(gradient_accumulation_steps=1)
+
+
+@pytest.fixture
+def trained(make_convnet, data):
+    """The weights and the loss of a training from one start; `model` to train that one instead of a fresh one."""
+    start = make_convnet()
+
+    def trained(accelerator, model=None, **options):
+        model = copy.deepcopy(start) if model is None else model
+        model.load_state_dict(start.state_dict())
+        loss = train(model, data, CONFIG, accelerator=accelerator, seed=0, partial_batches=True, **options)
+        return loss, copy.deepcopy(model.state_dict())
+
+    return trained
+
+
+def equal(one, other):
+    return one[0] == other[0] and all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+
+
+def test_each_training_of_a_model_is_in_mixed_precision(convnet, accelerator_with, trained):
+    accelerator, precise = accelerator_with(mixed_precision="bf16"), []
+    convnet[0].register_forward_hook(lambda layer, images, output: precise.append(output.dtype))
+    first = trained(accelerator, convnet)
+    assert equal(first, trained(accelerator, convnet))
+    assert precise == [torch.bfloat16] * 2 * (1 + 8)  # one for the look whether the model fits the data
+
+
+def test_each_stage_of_a_search_is_in_mixed_precision(convnet, data, accelerator_with):
+    accelerator, precise = accelerator_with(mixed_precision="bf16"), []
+    convnet[0].register_forward_hook(lambda layer, images, output: precise.append(output.dtype))
+    for stage in AWSPruner(convnet, SignedMaskConfig(rounds=2)).rounds():
+        train(convnet, data, CONFIG, accelerator=accelerator, seed=stage.index)
+    assert precise == [torch.bfloat16] * 3 * (1 + 6)
+
+
+def test_a_training_in_mixed_precision_goes_on_to_the_same_weights(convnet, data, accelerator_with, trained):
+    accelerator, points = accelerator_with(mixed_precision="bf16"), []
+
+    def keep(training):
+        points.append(copy.deepcopy((convnet.state_dict(), training.state_dict())))
+
+    whole = trained(accelerator, convnet, on_step=keep)
+    for weights, state in points:
+        convnet.load_state_dict(weights)
+        options = {"accelerator": accelerator, "seed": 0, "partial_batches": True, "resume": state}
+        assert equal(whole, (train(convnet, data, CONFIG, **options), convnet.state_dict()))
+
+
+def test_a_training_leaves_the_model_without_a_forward_of_accelerate(convnet, accelerator_with, trained):
+    before = vars(convnet).keys() - {"training"}
+    trained(accelerator_with(mixed_precision="bf16"), convnet)
+    assert vars(convnet).keys() - {"training"} == before
+
+
+@pytest.mark.parametrize("where", ["register_forward_hook", "register_full_backward_hook"])
+@pytest.mark.parametrize(("accumulation", "calls"), [(1, 3), (3, 2), (3, 4), (3, 6)])
+def test_a_training_after_one_that_an_error_cut_is_as_a_first_one(
+    make_convnet, accelerator_with, trained, accumulation, calls, where
+):
+    expected = trained(accelerator_with(gradient_accumulation_steps=accumulation))
+    accelerator, model, left = accelerator_with(gradient_accumulation_steps=accumulation), make_convnet(), [0] * calls
+
+    def interrupt(*args):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+
+    handle = getattr(model[3], where)(interrupt)
+    attributes = vars(model).keys()
+    with pytest.raises(KeyboardInterrupt) as kept:  # with its frames, as a notebook keeps them
+        trained(accelerator, model)
+    handle.remove()
+    assert vars(model).keys() == attributes
+    assert accelerator.gradient_state.dataloader_references == [None]
+    assert equal(expected, trained(accelerator, model))
+    assert kept.tb is not None
+
+
+def test_a_training_does_not_start_amid_the_accumulation_of_a_loop_of_the_users_own(accelerator_with, trained):
+    expected = trained(accelerator_with(gradient_accumulation_steps=3))
+    accelerator = accelerator_with(gradient_accumulation_steps=3)
+    with accelerator.accumulate():
+        pass
+    assert equal(expected, trained(accelerator))
+
+
+def test_each_training_starts_with_the_same_loss_scale(accelerator_with, trained):
+    accelerator, scales = accelerator_with(), []
+    accelerator.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+
+    def note(training):
+        scales.append(training.state_dict()["scaler"]["scale"])
+
+    assert equal(trained(accelerator, on_step=note), trained(accelerator, on_step=note))
+    assert scales == [2048.0 * 2**step for step in range(8)] * 2
+    assert accelerator.scaler is scaler
+
+
+def test_each_training_in_mixed_precision_is_compiled(convnet, accelerator_with, trained, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    accelerator, graphs = accelerator_with(mixed_precision="bf16", dynamo_backend="eager"), []
+    for _ in range(2):
+        counters["stats"].clear()
+        trained(accelerator, convnet)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [2, 2]  # of full and of partial batches
