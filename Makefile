@@ -15,6 +15,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+	$(BIN)/python docs/lint_docstrings.py
 
 notebooks: .venv/installed  # anew, with their outputs
 	cd notebooks && PYTHONWARNINGS='ignore:IProgress not found' ../$(BIN)/jupyter-execute --inplace *.ipynb

@@ -1,4 +1,4 @@
-"""Point huggingface_hub at a LoopbackHub, in this process or in a new one. Plain functions, to be used so:
+"""Point huggingface_hub at a LoopbackHub, in this process or in a new one. Plain functions, used as follows.
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):

@@ -194,6 +194,8 @@ def test_docstrings_become_what_sphinx_reads():
         "Returns: a mask,",
         "    nested in `mask`.",
         "Raises: ValueError.",
+        "    >>> 2 * 3 | 4",
+        "    6",
     ]
     runpy.run_path(str(ROOT / "docs/site/conf.py"))["as_rst"](None, "function", "f", None, None, lines)
     assert lines == [
@@ -201,4 +203,6 @@ def test_docstrings_become_what_sphinx_reads():
         ":returns: a mask,",
         "    nested in ``mask``.",
         ":raises: ValueError.",
+        "    >>> 2 * 3 | 4",
+        "    6",
     ]

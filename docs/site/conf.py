@@ -39,11 +39,15 @@ linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by script
 
 
 def as_rst(app, what, name, obj, options, lines: list[str]) -> None:
-    """Docstrings as Sphinx reads them: ours have Markdown's `code`, and `Returns:` with its text on the same line.
+    """Docstrings as Sphinx reads them: ours have Markdown's `code`, and short ones `Raises:` with its text on the line.
 
-    Runs before napoleon, which makes fields of `Args:`.
+    Runs before napoleon, which makes fields of `Args:`. Examples stay as they are.
     """
+    in_example = False
     for index, line in enumerate(lines):
+        in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
+        if in_example:
+            continue
         line = re.sub(r"^(Returns|Raises|Yields): (?=\S)", lambda field: f":{field[1].lower()}: ", line)
         pieces = line.split("`")
         pieces[::2] = [re.sub(r"([\\|*]|_(?=\W|$))", r"\\\1", piece) for piece in pieces[::2]]

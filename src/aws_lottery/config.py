@@ -102,7 +102,14 @@ class SignedMaskConfig(Readable):
         criterion: a row of CRITERIA: what a prune ranks weights by.
         seed: of the stream of alpha, or of the scores of `gm`.
         architecture: free text that tells which network a mask is for; None: the model's class name.
-    Raises: ValueError that names the field, what it has and what it may have.
+
+    Raises:
+        ValueError: With the field, what it has and what it may have.
+
+    Example:
+        >>> from aws_lottery import SignedMaskConfig
+        >>> SignedMaskConfig(target_remaining=0.1).rounds  # the first at which 0.8 ** rounds is not above 0.1
+        11
     """
 
     method: str = "aws"
@@ -194,6 +201,7 @@ class SignedMaskConfig(Readable):
         return cls(**values)
 
     def to_json(self) -> str:
+        """As JSON, with a key a line."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod

@@ -29,6 +29,12 @@ class Barrier:
     Args:
         alphas: ascending, from 0 to 1.
         errors: of alpha * theta + (1 - alpha) * theta'. Look at both ends: two collapsed networks have no barrier.
+
+    Example:
+        >>> from aws_lottery import Barrier
+        >>> line = Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 30.0, 12.0))
+        >>> line.barrier, line.half_difference, line.over_higher_end
+        (19.0, 1.0, 18.0)
     """
 
     alphas: tuple[float, ...]
@@ -96,11 +102,26 @@ def error_barrier(
         b: theta', a network of the same structure, or its state_dict; not changed.
         data: to measure errors on.
         train_data: to re-estimate BatchNorm on, the same batches on every process.
+        accelerator: whose device and processes measure.
         points: values of alpha, evenly spaced.
         batch_size: of evaluation and re-estimation.
         recalibrate_batches: of train_data, of `batch_size` images; 0 evaluates with interpolated statistics.
         progress: whether to show a bar, on the main process.
-    Raises: ValueError if the networks differ in structure, or for less than 3 points.
+
+    Returns:
+        The errors at each alpha, from b (0) to a (1).
+
+    Raises:
+        ValueError: If the networks differ in structure, or for less than 3 points.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> from torch import nn
+        >>> from aws_lottery import error_barrier
+        >>> from aws_lottery.data import digit_images
+        >>> model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digit_images("test")
+        >>> error_barrier(model, model, data, train_data=data, accelerator=Accelerator(cpu=True), points=3).barrier
+        0.0
     """
     if points < 3:
         raise ValueError(f"error_barrier: points must be 3 or more, the ends and one between, got {points}")
@@ -134,9 +155,30 @@ def sgd_stability(
     Args:
         start: not changed; copies of it are trained, held to its mask if it has one.
         data: to train on.
+        config: of both trainings.
         test_data: to measure errors on.
+        accelerator: what the trainings run on.
         seeds: u and u', of the data order.
-    Raises: ValueError unless there are two different seeds; as `error_barrier` and `train`.
+        points: values of alpha, evenly spaced.
+
+    Returns:
+        The errors on the line between the two networks.
+
+    Raises:
+        ValueError: Unless there are two different seeds; as `error_barrier` and `train`.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> from torch import nn
+        >>> from aws_lottery import TrainingConfig, sgd_stability
+        >>> from aws_lottery.data import digit_images
+        >>> start, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digit_images("test")
+        >>> one_epoch = TrainingConfig(epochs=1, batch_size=64)
+        >>> line = sgd_stability(
+        ...     start, data, one_epoch, test_data=data, accelerator=Accelerator(cpu=True), points=3
+        ... )
+        >>> line.alphas
+        (0.0, 0.5, 1.0)
     """
     if len(seeds) != 2 or seeds[0] == seeds[1]:
         raise ValueError(f"sgd_stability: seeds must be two that differ, got {tuple(seeds)}")

@@ -18,6 +18,10 @@ class Criterion:
             together, and those of pruned entries do not matter. In a run of several processes each must find the same.
         needs_gradient: whether `score` gets the mean of the weight's gradient over the optimizer steps since the last
             prune, for the price of one more tensor as large as the weights; else it gets None.
+
+    Example:
+        >>> from aws_lottery import Criterion
+        >>> saliency = Criterion(lambda name, weight, gradient: (weight * gradient).abs(), needs_gradient=True)
     """
 
     score: Score

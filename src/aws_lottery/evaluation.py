@@ -46,9 +46,22 @@ def recalibrate(
     Every process must be given the same batches. A model without such statistics is left as it is.
 
     Args:
+        model: changed in place; only the running statistics of its BatchNorm layers are.
         data: batches, on any device: tensors, which are the model's input, sequences whose first element is that, or
             mappings of its keyword arguments.
-    Raises: ValueError, before anything is changed, if there are none.
+        max_batches: how many of them are used at most.
+
+    Raises:
+        ValueError: Before anything is changed, if there are none.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aws_lottery import recalibrate
+        >>> model = nn.BatchNorm1d(2)
+        >>> recalibrate(model, [torch.tensor([[0.0, 4.0], [2.0, 8.0]])])
+        >>> model.running_mean.tolist()
+        [1.0, 6.0]
     """
     model = unwrap(model)
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -100,7 +113,27 @@ def evaluate(
 ) -> float:
     """Top-1 accuracy in percent over `data`, with psi as trained, the same on every process.
 
-    Raises: ValueError if there are no images.
+    Args:
+        model: in any mode, which it keeps; moved to the accelerator's device.
+        data: images with labels, seen in the evaluation view.
+        accelerator: whose device and processes measure.
+        batch_size: changes nothing but time and memory.
+
+    Returns:
+        Percent, from 0 to 100.
+
+    Raises:
+        ValueError: If there are no images.
+
+    Example:
+        >>> import torch
+        >>> from accelerate import Accelerator
+        >>> from torch import nn
+        >>> from aws_lottery import evaluate
+        >>> from aws_lottery.data import Images
+        >>> data = Images(torch.eye(4), torch.tensor([0, 1, 2, 0]))  # three of four labels are the place of the 1
+        >>> evaluate(nn.Identity(), data, accelerator=Accelerator(cpu=True))
+        75.0
     """
     if not len(data):
         raise ValueError("evaluate: the data has no images")

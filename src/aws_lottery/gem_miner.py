@@ -34,6 +34,14 @@ class GemMiner(AWSPruner):
 
     The parameters without a score (normalization, biases, the classifier) are frozen while it holds the model. Until
     `detach`, the model's state_dict has scores under the names of weights.
+
+    Example:
+        >>> from torch import nn
+        >>> from aws_lottery import GemMiner, SignedMaskConfig
+        >>> pruner = GemMiner(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)), SignedMaskConfig(method="gm", rounds=2))
+        >>> for stage in pruner.rounds():
+        ...     pass  # train pruner.model for stage.epochs
+        >>> mask = pruner.signed_mask()
     """
 
     _scores = True
@@ -49,10 +57,13 @@ class GemMiner(AWSPruner):
         """Take a freshly initialized `model`; its weights are w, and stay.
 
         Args:
+            model: any module, also inside DDP or torch.compile.
             config: of method "gm"; its seed is that of the scores. None: the default search by that method.
             mask: as AWSPruner takes it: the scores of what it has a 0 for are frozen at 0 from the start.
             psi_init: not used; nothing is interpolated.
-        Raises: ValueError as AWSPruner does, and for weights that are used outside of their layer.
+
+        Raises:
+            ValueError: As AWSPruner does, and for weights that are used outside of their layer.
         """
         super().__init__(model, config or SignedMaskConfig(method="gm"), mask=mask, psi_init=psi_init)
 
@@ -64,15 +75,18 @@ class GemMiner(AWSPruner):
         return self._with_history(SignedMask.from_model(self.sparse_copy(), self.config, self.masks))
 
     def sparse_state(self) -> dict[str, Tensor]:
+        """Name -> parameter, as |w| * s with the sign of w, or buffer, of a copy."""
         return state_of(self.sparse_copy())
 
     def _hold_model(self, masks: dict[str, Tensor]) -> Hold:
         return ScoreHold(self.model, masks, self.config.seed)
 
     def state_dict(self) -> dict[str, Any]:
+        """As AWSPruner's, with w."""
         return {**super().state_dict(), "weights": _weights(self.model)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As AWSPruner's."""
         super().load_state_dict(state)
         for name, buffer in _weights(self.model).items():
             buffer.copy_(state["weights"][name])
@@ -85,7 +99,27 @@ def pruner_for(
     mask: MaskSource | None = None,
     psi_init: Mapping[str, Tensor] | None = None,
 ) -> AWSPruner:
-    """The pruner of the method that `config` names: GemMiner for one that trains scores, else AWSPruner."""
+    """The pruner of the method that `config` names: GemMiner for one that trains scores, else AWSPruner.
+
+    Args:
+        model: freshly initialized, or with the weights to start from where there is a `mask`.
+        config: of the search.
+        mask: as AWSPruner takes it.
+        psi_init: likewise.
+
+    Returns:
+        The pruner, which holds the model.
+
+    Raises:
+        ValueError: As AWSPruner's and GemMiner's.
+
+    Example:
+        >>> from torch import nn
+        >>> from aws_lottery import SignedMaskConfig, pruner_for
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+        >>> type(pruner_for(model, SignedMaskConfig(method="gm"))).__name__
+        'GemMiner'
+    """
     return (GemMiner if METHODS[config.method].scores else AWSPruner)(model, config, mask=mask, psi_init=psi_init)
 
 

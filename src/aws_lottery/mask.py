@@ -28,6 +28,18 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
     weights whose zeros are a mask; of the others (biases, classifier) only the signs count. Equal if signs, roles
     and configuration are. `results` and `provenance` tell what was measured and how it was made; set them at will,
     they are kept in config.json and shown on the card.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aws_lottery import SignedMask
+        >>> mask = SignedMask({"weight": torch.tensor([[1, 0], [-1, 0]], dtype=torch.int8)})
+        >>> mask.remaining
+        0.5
+        >>> fresh = nn.Linear(2, 2, bias=False)
+        >>> mask.apply_(fresh)
+        >>> fresh.weight.sign().tolist()
+        [[1.0, 0.0], [-1.0, 0.0]]
     """
 
     def __init__(
@@ -42,7 +54,8 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         provenance: Provenance | None = None,
         checkpoint_names: Mapping[str, str] = MappingProxyType({}),
     ):
-        """
+        """From tensors; see `from_model` and `from_pretrained` for other sources.
+
         Args:
             values: name -> int8 in {-1, 0, 1}, shaped like the parameter.
             config: of the search that found it, if one did.
@@ -53,7 +66,9 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
             provenance: how it was made.
             checkpoint_names: name -> name in checkpoints on the Hub, for those that differ: what the mask is matched by
                 under another version of the model's library, whose names in memory may be others.
-        Raises: ValueError that names the tensor which has another dtype or other values.
+
+        Raises:
+            ValueError: With the name of the tensor, if one has another dtype or other values.
         """
         for name, value in values.items():
             if value.dtype != torch.int8 or (value.numel() and not -1 <= value.min() <= value.max() <= 1):
@@ -85,10 +100,25 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         """The signs of a trained sparse model: sign0(theta * m) of all but its normalization parameters.
 
         Args:
+            model: trained, with zeros or `masks`; its parameters of any floating dtype, on any device, also sharded.
             config: says what is prunable; kept in the mask. None: the default rules, and none is kept.
             masks: name -> mask to multiply with, of all that is prunable; None: zero weights are the pruned ones, and
                 frozen weights may be pruned like others.
-        Raises: ValueError if nothing is prunable, or if a weight is not floating, or is NaN or infinite.
+
+        Returns:
+            The mask, in CPU memory.
+
+        Raises:
+            ValueError: If nothing is prunable, or if a weight is not floating, or is NaN or infinite.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from aws_lottery import SignedMask
+            >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+            >>> model[0].weight.data = torch.tensor([[0.7, 0.0], [0.0, -0.3]])
+            >>> SignedMask.from_model(model)["0.weight"].tolist()
+            [[1, 0], [0, -1]]
         """
         model = unwrap(model)
         parts = partition(model, replace(config or SignedMaskConfig(), prune_frozen=True))
@@ -108,7 +138,23 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
     def from_torch_prune(cls, model: nn.Module) -> "SignedMask":
         """The signs of a model that torch.nn.utils.prune pruned; what it put a mask on is prunable here.
 
-        Raises: ValueError if it put no mask on any weight.
+        Args:
+            model: not changed.
+
+        Returns:
+            The mask, in CPU memory.
+
+        Raises:
+            ValueError: If it put no mask on any weight.
+
+        Example:
+            >>> from torch import nn
+            >>> from torch.nn.utils import prune
+            >>> from aws_lottery import SignedMask
+            >>> model = nn.Sequential(nn.Linear(4, 4))
+            >>> _ = prune.l1_unstructured(model[0], "weight", amount=0.75)
+            >>> SignedMask.from_torch_prune(model).remaining
+            0.25
         """
         model = unwrap(model)
         masks = {name.removesuffix("_mask"): m for name, m in model.named_buffers() if name.endswith("_mask")}
@@ -211,10 +257,13 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         The model may have the same network under another prefix, or another number of classes; both are logged.
 
         Args:
+            model: freshly initialized; changed in place.
             exclude: names or globs of modules or parameters, in the mask or in the model, to be left alone.
             names: name in the mask -> name in the model, for those that differ: a mapping or a function.
             match: "names", or "structure": pair mask and model in order, whatever the names.
-        Raises: ValueError that lists what does not fit, and changes nothing, unless everything does.
+
+        Raises:
+            ValueError: With a list of what does not fit; nothing is changed then.
         """
         parameters = parameters_of(unwrap(model))
         for name, place in fit(self, model, exclude=exclude, names=names, by=match).items():

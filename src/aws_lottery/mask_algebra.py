@@ -48,7 +48,8 @@ def likeness(first: SignedMask, second: SignedMask) -> list[Likeness]:
 
     The chance levels of the last row are those of masks that have, in each layer, as many survivors as these.
 
-    Raises: ValueError if the masks are not of one network, or without signs.
+    Raises:
+        ValueError: If the masks are not of one network, or without signs.
     """
     _check(first, second)
     counts = [_Counts.of(name, first[name], second[name]) for name in first.prunable]
@@ -80,7 +81,9 @@ def consensus(masks: Sequence[SignedMask], *, least: int | None = None) -> Signe
 
     Args:
         least: in (n / 2, n], so that no place has two signs; None: more than half of the n masks.
-    Raises: ValueError if it is out of this range, or as `likeness`.
+
+    Raises:
+        ValueError: If it is out of this range, or as `likeness`.
     """
     n = len(masks)
     least = n // 2 + 1 if least is None else least

@@ -17,6 +17,7 @@ def check_fit(model: nn.Module, data: Images | ImageSplit, accelerator: "Acceler
     """Whether `model`, on the accelerator's device, takes the images of `data` and has an output for each label.
 
     The model stays as it is, and so do the random states.
+
     Args:
         what: name of the data in messages.
     Raises: TypeError if `data` is neither; ValueError if there are no images, the model can't take the first, or a

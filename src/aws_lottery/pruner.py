@@ -23,12 +23,26 @@ class Stage:
     of before that prune, and the model is less accurate after the search than at the end of the last stage. The
     solution that the paper reports is trained once more: `rounds(solution_epochs=...)` yields this training as a stage
     with index `rounds` + 1.
+
+    Args:
+        index: of the stage.
+        rounds: T of Algorithm 1.
+        epochs: to train for.
+        remaining: share of the prunable weights left while this stage trains, in (0, 1].
+
+    Example:
+        >>> from torch import nn
+        >>> from aws_lottery import AWSPruner, SignedMaskConfig
+        >>> pruner = AWSPruner(nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10), nn.Linear(10, 2)),
+        ...                    SignedMaskConfig(rounds=2, warmup_epochs=5, epochs_per_round=3))
+        >>> [(stage.index, stage.epochs, stage.remaining) for stage in pruner.rounds()]
+        [(0, 5, 1.0), (1, 3, 1.0), (2, 3, 0.8)]
     """
 
     index: int
     rounds: int
     epochs: int
-    remaining: float  # share of the prunable weights left while this stage trains
+    remaining: float
 
 
 class AWSPruner(SearchedModel):
@@ -36,6 +50,22 @@ class AWSPruner(SearchedModel):
 
     The model is trained in place by the caller's own loop. It stays an ordinary module, with the same state_dict
     keys; deep copies and pickles of it are held and interpolated as well. Call `detach` when done.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aws_lottery import AWSPruner, SignedMaskConfig
+        >>> model = nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 2))
+        >>> pruner = AWSPruner(model, SignedMaskConfig(rounds=2, warmup_epochs=1, epochs_per_round=1))
+        >>> for stage in pruner.rounds():
+        ...     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        ...     for epoch in range(stage.epochs):
+        ...         model(torch.randn(8, 10)).square().mean().backward()
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        >>> pruner.signed_mask()
+        SignedMask(Sequential, aws: 0.6400 of 100 prunable weights, 0.7632 of all 152 parameters, 4 tensors)
+        >>> pruner.detach()
     """
 
     def __init__(
@@ -60,8 +90,10 @@ class AWSPruner(SearchedModel):
                 goes back to these weights, or to those after this warm-up.
             psi_init: name -> normalization parameter of a fresh network (its state_dict will do), where those of
                 `model` are trained.
-        Raises: ValueError if nothing is prunable, if the model is on the meta device, if a pruner or a mask holds the
-            model already, if the method needs another pruner, or if the mask does not fit.
+
+        Raises:
+            ValueError: If nothing is prunable, if the model is on the meta device, if a pruner or a mask holds the
+                model already, if the method needs another pruner, or if the mask does not fit.
         """
         super().__init__(model, config or SignedMaskConfig(), None if mask is None else as_mask(mask), psi_init)
         self._stage = 0  # the next to train, or under way
@@ -86,9 +118,14 @@ class AWSPruner(SearchedModel):
                 nothing interpolated: the solution that the paper reports, A(theta_T m_T), from the weights that the
                 method rewinds to if it does (Section 3.1). `signed_mask()` stays s_T as of the last round. 0: the
                 search ends as Algorithm 1 does.
-        Raises: RuntimeError if it ran before, after `detach`, if a weight can't be held any more, or if a stage that
-            interpolates was trained without calling the model in training mode or with other normalization layers;
-            ValueError for `solution_epochs` with a method that trains scores, and for numbers below 0.
+
+        Yields:
+            What to train next.
+
+        Raises:
+            RuntimeError: If it ran before, after `detach`, if a weight can't be held any more, or if a stage that
+                interpolates was trained without calling the model in training mode or with other normalization layers.
+            ValueError: For `solution_epochs` with a method that trains scores, and for numbers below 0.
         """
         for name, number in (("more", more), ("solution_epochs", solution_epochs)):
             if not is_whole(number) or number < 0:
@@ -205,8 +242,12 @@ class AWSPruner(SearchedModel):
 
         This pruner may have more rounds: a search that was done then goes on, exactly as a longer search would.
 
-        Raises: ValueError if the state is of a search with another configuration, or with more rounds than this one;
-            RuntimeError once rounds() runs.
+        Args:
+            state: what `state_dict` gave.
+
+        Raises:
+            ValueError: If the state is of a search with another configuration, or with more rounds than this one.
+            RuntimeError: Once rounds() runs.
         """
         if self._running:
             raise RuntimeError("call load_state_dict before rounds(), which runs already")

@@ -230,7 +230,18 @@ class SearchedModel:
 
 
 def detach(model: nn.Module) -> None:
-    """Remove what a pruner or a mask has attached to `model`, or to the model that it is a copy of."""
+    """Remove what a pruner or a mask has attached to `model`, or to the model that it is a copy of.
+
+    Args:
+        model: an ordinary module afterwards, with its weights as they are.
+
+    Example:
+        >>> from torch import nn
+        >>> from aws_lottery import AWSPruner, detach
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> pruner = AWSPruner(model)
+        >>> detach(model)  # as pruner.detach()
+    """
     model = unwrap(model)
     if hold := held_by(model):
         hold.remove()

@@ -27,8 +27,18 @@ def sign0(theta: Tensors, mask: Tensors | None = None) -> dict[str, Tensor]:
     Args:
         theta: name -> parameter, any shape and floating dtype.
         mask: name -> bool or uint8, shaped like theta[name]; a name it lacks is not masked.
-    Returns: name -> int8, shaped like theta[name].
-    Raises: ValueError if a parameter has a NaN or infinite value.
+
+    Returns:
+        name -> int8, shaped like theta[name].
+
+    Raises:
+        ValueError: If a parameter has a NaN or infinite value.
+
+    Example:
+        >>> import torch
+        >>> from aws_lottery import sign0
+        >>> sign0({"w": torch.tensor([0.5, -2.0, 0.1])}, {"w": torch.tensor([True, True, False])})["w"].tolist()
+        [1, -1, 0]
     """
     mask = mask or {}
     check_finite(theta)
@@ -44,6 +54,15 @@ def interpolate(psi: Tensors, psi_init: Tensors, alpha: Tensor | float) -> dict[
         psi: name -> normalization parameter as trained.
         psi_init: name -> its value at initialization, same shapes.
         alpha: in [0, 1]; a 0-d tensor (traced as data by torch.compile) or a float.
+
+    Returns:
+        name -> tensor, shaped like psi[name].
+
+    Example:
+        >>> import torch
+        >>> from aws_lottery import interpolate
+        >>> interpolate({"bn.weight": torch.tensor([3.0])}, {"bn.weight": torch.tensor([1.0])}, alpha=0.25)
+        {'bn.weight': tensor([1.5000])}
     """
     return {
         name: psi_init[name].lerp(value, alpha.to(value) if isinstance(alpha, Tensor) else alpha)
@@ -58,8 +77,20 @@ def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[st
         theta_init: name -> freshly initialized parameter.
         s: name -> int8 in {-1, 0, 1}; parameters that it does not name pass unchanged.
         signed: False transfers the mask only: theta_init * |s|.
-    Raises: ValueError if `s` names a parameter that theta_init lacks, or has another shape, or if a parameter that it
-        names has a NaN or infinite value.
+
+    Returns:
+        name -> tensor, for every name of theta_init.
+
+    Raises:
+        ValueError: If `s` names a parameter that theta_init lacks, or has another shape, or if a parameter that it
+            names has a NaN or infinite value.
+
+    Example:
+        >>> import torch
+        >>> from aws_lottery import transfer
+        >>> s = {"w": torch.tensor([1, -1, 0], dtype=torch.int8)}
+        >>> transfer({"w": torch.tensor([-0.5, -2.0, 3.0])}, s)["w"].tolist()
+        [0.5, -2.0, 0.0]
     """
     check_shapes(s, theta_init, "signed mask")
     check_finite({name: theta_init[name] for name in s})  # 0 * NaN is no 0
@@ -70,7 +101,23 @@ def transfer(theta_init: Tensors, s: Tensors, *, signed: bool = True) -> dict[st
 
 
 def remaining(mask: Tensors) -> float:
-    """Share of entries that are not 0, over all tensors together; of a mask or a signed mask."""
+    """Share of entries that are not 0, over all tensors together; of a mask or a signed mask.
+
+    Args:
+        mask: name -> tensor of any dtype and shape.
+
+    Returns:
+        A share, in [0, 1].
+
+    Raises:
+        ValueError: If there are no entries.
+
+    Example:
+        >>> import torch
+        >>> from aws_lottery import remaining
+        >>> remaining({"a": torch.tensor([1, 0]), "b": torch.tensor([-1, 0])})
+        0.5
+    """
     entries = sum(m.numel() for m in mask.values())
     if not entries:
         raise ValueError("remaining needs at least one entry, the mask has none")
@@ -104,9 +151,21 @@ def prune(
         truncate_survivors: int((1 - rate) * survivors) stay, as in the authors' released code, instead of
             floor(rate * survivors) going; that is one fewer unless rate * survivors is whole.
         with_ties: all survivors go that are as small as the last of these, however many they are.
-    Returns: a new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones, or more `with_ties`.
-    Raises: ValueError if the rate is out of range, if names or shapes do not match, if a weight is NaN or
-        infinite, or if a score is no score.
+
+    Returns:
+        A new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones, or more `with_ties`.
+
+    Raises:
+        ValueError: If the rate is out of range, if names or shapes do not match, if a weight is NaN or infinite, or if
+            a score is no score.
+
+    Example:
+        >>> import torch
+        >>> from aws_lottery import prune
+        >>> theta = {"a": torch.tensor([0.1, -0.9]), "b": torch.tensor([0.2, 0.5])}
+        >>> mask = {name: torch.ones(2, dtype=torch.bool) for name in theta}
+        >>> prune(theta, mask, rate=0.5)
+        {'a': tensor([False,  True]), 'b': tensor([False,  True])}
     """
     if not 0 <= rate < 1:
         raise ValueError(f"prune rate must be in [0, 1), got {rate}")

@@ -32,6 +32,11 @@ class Training:
     """A training under way: what moves on, and what a checkpoint has to hold beside model and random states.
 
     A model may be sharded, by accelerate (FSDP2) or by the caller (fully_shard).
+
+    Args:
+        model: what is trained, in place.
+        config: its hyper-parameters.
+        accelerator: what it runs on.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
@@ -88,9 +93,13 @@ class Training:
         return {"seconds": round(self.seconds, 2), "images_per_second": round(rate, 2)}
 
     def mean_loss(self) -> float:
-        """Over the epoch so far, of all processes; NaN before the first step. Every process has to call it.
+        """Over the epoch so far, of all processes; every process has to call it.
 
-        Raises: FloatingPointError, on all processes, if any loss of it was NaN or infinite on any of them.
+        Returns:
+            The mean; NaN before the first step.
+
+        Raises:
+            FloatingPointError: On all processes, if any loss of it was NaN or infinite on any of them.
         """
         if not self.step:
             return math.nan
@@ -185,15 +194,34 @@ def train(
     Nothing of one training is left in the model or the accelerator that would change the next one, also after an error.
 
     Args:
+        model: theta; changed in place, and moved to the accelerator's device.
+        data: to train on.
+        config: the hyper-parameters.
+        accelerator: what it runs on: devices, processes, mixed precision, gradient accumulation.
         seed: u, the data order; apart from the seed of the initialization.
         on_step: called after each optimizer step (for a progress bar, a checkpoint).
         on_end: called once at the end (for what it cost).
         resume: the state_dict of a Training to go on from, in its data order; model and random states are the caller's.
         until: the epoch to stop at, of those of `config`, whose schedule stays as it is; None: the last.
         partial_batches: train on an epoch's last batch if it is not full, too (Protocol.partial_batches; `batches`).
-    Returns: mean loss over the batches of the last epoch, of all processes; NaN for 0 epochs.
-    Raises: ValueError, before the first step, if the model does not fit the data, and for FSDP1, DeepSpeed and
-        Megatron-LM; FloatingPointError if a loss is NaN or infinite, at the end of its epoch.
+
+    Returns:
+        Mean loss over the batches of the last epoch, of all processes; NaN for 0 epochs.
+
+    Raises:
+        ValueError: Before the first step, if the model does not fit the data, and for FSDP1, DeepSpeed and
+            Megatron-LM.
+        FloatingPointError: If a loss is NaN or infinite, at the end of its epoch.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> from torch import nn
+        >>> from aws_lottery import TrainingConfig, train
+        >>> from aws_lottery.data import digit_images
+        >>> model, two_epochs = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), TrainingConfig(epochs=2, batch_size=64)
+        >>> loss = train(model, digit_images("train"), two_epochs, accelerator=Accelerator(cpu=True), seed=0)
+        >>> loss < 0.5
+        True
     """
     from accelerate import skip_first_batches
 

@@ -30,7 +30,14 @@ class TrainingConfig(Readable):
         max_grad_norm: gradients are clipped to this global norm; None: not at all.
         ema_decay: in [0, 1): the training ends at the exponential moving average of its weights, from the first
             optimizer step on (docs/notes/averaged-weights.md); None: at the last weights.
-    Raises: ValueError for an unknown optimizer or schedule, or a number out of range.
+
+    Raises:
+        ValueError: For an unknown optimizer or schedule, or a number out of range.
+
+    Example:
+        >>> from aws_lottery import TrainingConfig
+        >>> TrainingConfig(optimizer="adamw", learning_rate=1e-3, schedule="cosine").epochs
+        100
     """
 
     epochs: int = 100

@@ -106,10 +106,27 @@ def transfer_(
     """Turn a freshly initialized `model` into the start of a final training, held to its mask (SignedMask.held).
 
     A bias that is initialized at 0 takes no sign from the mask (docs/notes/initialization.md).
+
     Args:
+        model: changed in place.
+        transfer: a row of TRANSFERS.
+        mask: s_T, with its shape of the model.
         weights: name -> parameter or buffer, theta_T (`solution_weights`); needed by a transfer that says so.
         seed: of random signs and shuffles.
-    Raises: ValueError if trained weights are needed and missing, or do not fit.
+
+    Raises:
+        ValueError: If trained weights are needed and missing, or do not fit.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aws_lottery import TRANSFERS, SignedMask, detach, transfer_
+        >>> mask = SignedMask({"weight": torch.tensor([[1, -1]], dtype=torch.int8)})
+        >>> fresh = nn.Linear(2, 1, bias=False)
+        >>> transfer_(fresh, TRANSFERS["signs"], mask)
+        >>> fresh.weight.sign().tolist()
+        [[1.0, -1.0]]
+        >>> detach(fresh)  # after the training
     """
     if transfer.mask is None:
         return

@@ -56,8 +56,11 @@ class Augmentation:
         """Views (N, C, size, size) of images (N, C, height, width) with values from 0 to 255.
 
         Args:
+            images: with channels first.
             draws: for each image its random numbers in [0, 1); None: the evaluation view.
-        Returns: uint8 like the images, float32 after RandomResizedCrop.
+
+        Returns:
+            Uint8 like the images, float32 after RandomResizedCrop.
         """
         if draws is None:
             return _center(images, self.size)
@@ -98,7 +101,13 @@ def _random_extent(
 def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """The boxes (N, 4) of images (N, C, H, W), resized bilinearly with antialiasing as PIL does, but not rounded.
 
-    Returns: float32 (N, C, size, size).
+    Args:
+        images: of any dtype.
+        boxes: top, left, height and width of each, in pixels of the image.
+        size: pixels a side of the result.
+
+    Returns:
+        Float32 (N, C, size, size).
     """
     boxes = boxes.to(images.device, torch.float32)
     with torch.autocast(images.device.type, enabled=False):
@@ -140,7 +149,14 @@ def _center(images: Tensor, size: int) -> Tensor:
 def center_box(height: int, width: int, resize: int, size: int) -> Box:
     """Where "resize the shorter side to `resize`, take the center `size` x `size`" looks in the image as it is.
 
-    Returns: top, left, height, width in pixels of the image.
+    Args:
+        height: of the image, in pixels.
+        width: likewise.
+        resize: pixels of the shorter side of the resized image.
+        size: pixels a side of its center that is taken.
+
+    Returns:
+        Top, left, height, width in pixels of the image.
     """
     short = min(height, width)
     resized = [int(resize * side / short) for side in (height, width)]

@@ -37,8 +37,19 @@ def batches(
             evaluation view.
         partial_batch: in the order of a seed, give a last batch that is not full as well, instead of leaving it out.
             Several processes need equal shares: accelerate fills it up for them, from the epoch's first images.
-    Raises: ValueError if not one batch is full and none else is wanted, if the last one would be a single image,
-        or batch_size is no number of images.
+
+    Returns:
+        What yields a tensor (batch_size, channels, height, width) and labels (batch_size,).
+
+    Raises:
+        ValueError: If not one batch is full and none else is wanted, if the last one would be a single image, or
+            batch_size is no number of images.
+
+    Example:
+        >>> from aws_lottery.data import batches, digit_images
+        >>> images, labels = next(iter(batches(digit_images("train"), 32, seed=0)))
+        >>> images.shape, labels.shape
+        (torch.Size([32, 1, 8, 8]), torch.Size([32]))
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}")
@@ -68,6 +79,7 @@ class SeededOrder(Sampler[Item]):
     """The items of an epoch: (index, its augmentation's random numbers), a function of seed and epoch alone.
 
     Args:
+        length: number of items.
         seed: None: in order, without random numbers.
         draws: random numbers an item.
     """

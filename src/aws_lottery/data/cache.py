@@ -25,8 +25,13 @@ def cached(folder: Path, name: str, key: Mapping[str, str], build: Callable[[], 
     Processes that want the same file at the same time wait for the one that came first.
 
     Args:
+        folder: made if need be; if it can't be written, nothing is kept.
         name: start of the file's name, to tell files apart by eye.
         key: all that the tensors depend on.
+        build: makes the tensors.
+
+    Returns:
+        What `build` made, now or before.
     """
     digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
     path = folder / f"{_file_name(name)}-{digest[:16]}.safetensors"

@@ -66,8 +66,16 @@ class Rows:
         """The part of image `index` that `box(height, width)` chooses, resized: uint8 (size, size, 3).
 
         Args:
+            index: of the row.
+            box: (height, width) of the image -> the part to take.
+            size: pixels a side of the result.
             draft: JPEGs may be decoded at 1/2, 1/4 or 1/8, which is faster and close, not equal.
-        Raises: CorruptImageError.
+
+        Returns:
+            RGB, from 0 to 255.
+
+        Raises:
+            CorruptImageError: If the image can't be decoded.
         """
         with self._naming(index), self._open(index) as image:
             return np.asarray(_resized(image, box(image.height, image.width), size, draft=draft))

@@ -16,8 +16,10 @@ def digits(*, validation: int = 0) -> "DatasetDict":
 
     Args:
         validation: how many digits of the train split are held out of it, as a split `validation`, to choose by.
-    Returns: splits `train` (1,437) and `test` (360), stratified and always the same; columns `image`, an 8x8 nested
-    list of integers, and `label`. Source: UCI Optical Recognition of Handwritten Digits.
+
+    Returns:
+        Splits `train` (1,437) and `test` (360), stratified and always the same; columns `image`, an 8x8 nested list of
+        integers, and `label`. Source: UCI Optical Recognition of Handwritten Digits.
     """
     import datasets
     from sklearn.datasets import load_digits

@@ -107,7 +107,19 @@ def load_data(
         cache_dir: of decoded images; None: `aws_lottery` in the cache of `datasets`.
         workers: processes that decode; None: one a core, 8 at most.
         options: of `datasets.load_dataset` (name, revision, token, ...).
-    Raises: ValueError if columns, splits or labels are unclear; CorruptImageError, which is one too.
+
+    Returns:
+        A train and a test split, to be given to `train`, `find_signed_mask`, `batches` and the like.
+
+    Raises:
+        ValueError: If columns, splits or labels are unclear.
+        CorruptImageError: A ValueError as well, for an image that can't be decoded.
+
+    Example:
+        >>> from aws_lottery import load_data
+        >>> data = load_data("uoft-cs/cifar100")  # doctest: +SKIP
+        >>> data.num_classes, data.image_size  # doctest: +SKIP
+        (100, 32)
     """
     _check_numbers(workers, mean=mean, std=std)
     name, parts = open_parts(source, options)

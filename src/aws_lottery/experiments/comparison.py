@@ -29,7 +29,10 @@ class Comparison:
     Args:
         searches: folders that find_signed_mask wrote, all under one protocol.
         fresh: seed -> a freshly initialized network.
+        data: to train and to measure on.
         training: of every final training but those of `own_training`.
+        output_dir: where results are kept, a file for each.
+        accelerator: what the trainings run on.
         rounds: which of the searches' rounds to start from.
         transfers: keys of TRANSFERS, for every search, or for those of one method (`lrr:mask`); `dense` once a seed.
         seeds: of the initialization and of the data order, n of the tables.
@@ -38,9 +41,18 @@ class Comparison:
         barrier_seeds: of `seeds`, with which starts are trained twice; None: all.
         own_training: method -> training from the masks that its searches found, where it is not `training`; methods
             without a search here may be in it.
-    Raises: ValueError for an unknown transfer, a round that a search does not have, two searches by one method, or
-        searches under two protocols; CheckpointError if output_dir holds a comparison of other searches, data or
-        hyper-parameters.
+
+    Raises:
+        ValueError: For an unknown transfer, a round that a search does not have, two searches by one method, or
+            searches under two protocols.
+        CheckpointError: If output_dir holds a comparison of other searches, data or hyper-parameters.
+
+    Example:
+        >>> from aws_lottery import Comparison
+        >>> rows = Comparison(
+        ...     ["runs/aws", "runs/lrr"], fresh, data, training, output_dir="runs/compared",
+        ...     accelerator=accelerator, rounds=[9], transfers=["dense", "solution", "signs", "mask"],
+        ... ).run()  # doctest: +SKIP
     """
 
     def __init__(
@@ -84,7 +96,8 @@ class Comparison:
     def run(self) -> list[Row]:
         """Do what is not done, wait for what other processes do, and write results.jsonl, table.md, plots and cards.
 
-        Returns: the rows of results.jsonl.
+        Returns:
+            The rows of results.jsonl.
         """
         self.trainings.claim()
         rows = self.trainings.rows(

@@ -44,6 +44,11 @@ class Verdict(Mapping[str, Finding]):
         rows: what they are made of, as in results.jsonl.
         margins: that they were judged by.
         chance: the accuracy of guessing, in percent.
+
+    Example:
+        >>> verdict = verify("org/resnet50-aws-0.14", fresh, data, training, output_dir="out")  # doctest: +SKIP
+        >>> [name for name, finding in verdict.items() if finding.verdict == "holds"]  # doctest: +SKIP
+        ['mask', 'random-signs']
     """
 
     findings: Sequence[Finding]
@@ -109,6 +114,10 @@ def write_verdict(
     """Write results.jsonl, verdict.json, verdict.md, plots/, and the mask with a card that states what was found.
 
     Args:
+        folder: there already.
+        verdict: what is written.
+        mask: that it is of.
+        plots: whether to draw figures.
         benchmark: id on the Hub of the data set and of a task that it is registered as a benchmark with; there is an
             `.eval_results/` file for it beside the card.
     """
@@ -145,7 +154,16 @@ def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tup
 def eval_results(verdict: Verdict, dataset: str, task: str) -> str:
     """The YAML by which the Hub shows the accuracy of fresh initializations with the signs as that of a benchmark.
 
-    Raises: ValueError if all trainings with the signs failed.
+    Args:
+        verdict: whose trainings with the signs are averaged.
+        dataset: id on the Hub.
+        task: id of the benchmark that is registered with it.
+
+    Returns:
+        The text of a file in `.eval_results/`.
+
+    Raises:
+        ValueError: If all trainings with the signs failed.
     """
     groups = [group for start, group in first_trainings(verdict.rows).items() if start.transfer == "signs"]
     accuracies = [row.after for group in groups for row in group if row.after is not None]

@@ -57,7 +57,9 @@ def verify(
     Args:
         mask: itself, its folder, or its id on the Hub.
         fresh: seed -> a freshly initialized network; not the initialization that the search started from.
+        data: to train and to measure on.
         training: of every final training. With the signs there are two a seed, for stability against SGD noise.
+        output_dir: where trainings and the verdict are kept.
         seeds: of initialization and data order; a verdict takes two or more, usually five.
         margin: the difference in accuracy that counts, in points: a network that is less accurate than the
             dense one by less than this is as good, and a control is beaten by more than this. Choose it before you see
@@ -70,9 +72,20 @@ def verify(
         accelerator: None: one on the GPU if there is one, else on the CPU.
         plots: whether to draw; takes matplotlib.
         benchmark: `(data set, task)`, ids of a benchmark on the Hub; writes `.eval_results/` beside the mask's card.
-    Raises: ValueError for a mask without signs or that does not fit, margins out of range, or seeds twice;
-        ModuleNotFoundError without matplotlib; CheckpointError if output_dir is of another mask, data or training; as
-        `SignedMask.from_pretrained`.
+
+    Returns:
+        What was found of each claim, and the rows that it is made of.
+
+    Raises:
+        ValueError: For a mask without signs or that does not fit, margins out of range, or seeds twice.
+        ModuleNotFoundError: Without matplotlib.
+        CheckpointError: If output_dir is of another mask, data or training; as `SignedMask.from_pretrained`.
+
+    Example:
+        >>> from aws_lottery import verify
+        >>> verdict = verify("org/resnet50-aws-0.14", fresh, data, training, output_dir="verified")  # doctest: +SKIP
+        >>> verdict["mask"].verdict  # doctest: +SKIP
+        'holds'
     """
     if plots:
         require_matplotlib()

@@ -20,10 +20,17 @@ class HeldMask(TrainerCallback):
 
     `HeldMask(mask.binary())` is the control with the mask alone: weights keep the signs of the initialization.
     `load_best_model_at_end` works, as all checkpoints are of this mask.
+
+    Example:
+        >>> from transformers import Trainer, TrainingArguments
+        >>> from aws_lottery import HeldMask
+        >>> arguments = TrainingArguments("final", num_train_epochs=100)  # doctest: +SKIP
+        >>> Trainer(fresh, arguments, train_dataset=data, callbacks=[HeldMask(mask)]).train()  # doctest: +SKIP
     """
 
     def __init__(self, mask: SignedMask, *, apply: bool = True, **matching: Any):
-        """
+        """For one `train()`, or several on models of the same kind.
+
         Args:
             mask: what the model is held to.
             apply: False keeps the weights that survive as they are: for a solution, which starts from weights of its
@@ -43,7 +50,7 @@ class HeldMask(TrainerCallback):
         train_dataloader,
         **of_trainer,
     ) -> None:
-        """Raises: ValueError if the mask does not fit the model, or a checkpoint is not of this mask."""
+        """Apply the mask, and hold it. Raises: ValueError if it does not fit, or a checkpoint is not of this mask."""
         refuse_sharding(AcceleratorState())
         self._release()
         model = unwrap(model)
@@ -61,6 +68,7 @@ class HeldMask(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model, **of_trainer
     ) -> None:
+        """Leave the model an ordinary one."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_renamed_(unwrap(model), Path(state.best_model_checkpoint))
         self._release()

@@ -49,6 +49,17 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     own.
 
     `mask` is the SignedMask of the last round that is done, and `pruner`, while it trains, the AWSPruner.
+
+    Example:
+        >>> from transformers import Trainer, TrainingArguments
+        >>> from aws_lottery import SignedMaskConfig, WinningSignCallback
+        >>> search = WinningSignCallback(SignedMaskConfig(warmup_epochs=5, epochs_per_round=5, rounds=9))
+        >>> search.epochs
+        50
+        >>> arguments = TrainingArguments(
+        ...     "search", num_train_epochs=search.epochs, lr_scheduler_type="constant"
+        ... )  # doctest: +SKIP
+        >>> Trainer(model, arguments, train_dataset=data, callbacks=[search]).train()  # doctest: +SKIP
     """
 
     def __init__(
@@ -59,15 +70,18 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         hub_mask_id: str | None = None,
         about: Mapping[str, Any] | None = None,
     ):
-        """
+        """For one `train()` after another, each a search of its own.
+
         Args:
             config: of the search, of any method but `gm`; None means the default one.
             solution_epochs: as in `AWSPruner.rounds`: one more stage, which leaves the model with the solution; that is
                 kept in a folder `solution`, too.
             hub_mask_id: repository for the mask; None: the model's, with `-signed-mask` at its end.
             about: fields of `Provenance` for the cards of the masks that only the user knows.
-        Raises: ValueError for a method that trains scores; from the Trainer's constructor or its `train`, for
-            TrainingArguments that a search can't run under, each with what to write instead.
+
+        Raises:
+            ValueError: For a method that trains scores; from the Trainer's constructor or its `train`, for
+                TrainingArguments that a search can't run under, each with what to write instead.
         """
         if not isinstance(config, SignedMaskConfig):
             config = SignedMaskConfig.from_dict(config or {})
@@ -90,6 +104,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         return stage_epochs(self.config, self.solution_epochs)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of_trainer) -> None:
+        """Refuse arguments that a search can't run under."""
         refuse(args, self.config, self.solution_epochs)
 
     def on_train_begin(
@@ -103,6 +118,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         lr_scheduler,
         **of_trainer,
     ) -> None:
+        """Begin the search, or take it up from a checkpoint."""
         refuse(args, self.config, self.solution_epochs)
         refuse_sharding(AcceleratorState())
         if state.is_hyper_param_search:
@@ -124,6 +140,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, optimizer, **of_trainer
     ) -> None:
+        """End the stage that is done, and begin the next."""
         stage = stage_of(self._epoch, self._stage_epochs)
         while self._stage is None or self._stage.index < stage:
             is_first = self._stage is None  # of this `train()`: the warm-up, or the stage that the checkpoint was in
@@ -135,12 +152,14 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, train_dataloader, **of_trainer
     ) -> None:
+        """Re-estimate BatchNorm before an evaluation within an epoch."""
         if control.should_evaluate:
             self._recalibrate(args, train_dataloader)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, train_dataloader, **of_trainer
     ) -> None:
+        """Re-estimate BatchNorm before the evaluation of an epoch."""
         self._epoch += 1
         if control.should_evaluate:
             self._recalibrate(args, train_dataloader)
@@ -148,6 +167,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs, **of_trainer
     ) -> None:
+        """Add the share of remaining weights to what is logged."""
         if self._stage_under_way:
             prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
             for record in (logs, state.log_history[-1]):  # the bar's, and the one that is kept
@@ -156,6 +176,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, train_dataloader, **of_trainer
     ) -> None:
+        """End the search, keep its last mask, and leave the model an ordinary one."""
         assert self.pruner is not None
         if self._epoch < self.epochs:
             logger.warning(

@@ -27,7 +27,15 @@ _MAYBE_A_PATH = (RepositoryNotFoundError, OfflineModeIsEnabled, LocalEntryNotFou
 
 
 class HubError(OSError):
-    """The Hub did not give or take what was asked; the message says what to do, `__cause__` is the client's error."""
+    """The Hub did not give or take what was asked; the message says what to do, `__cause__` is the client's error.
+
+    Example:
+        >>> from aws_lottery import HubError, SignedMask
+        >>> try:  # doctest: +SKIP
+        ...     mask = SignedMask.from_pretrained("org/resnet50-aws-0.14", revision="v1")
+        ... except HubError as error:
+        ...     print(error)
+    """
 
     is_unreachable = False  # no connection, or it broke off
 
@@ -35,7 +43,14 @@ class HubError(OSError):
 def is_folder(source: str | Path) -> bool:
     """Whether `source` is a folder here, as opposed to a repository on the Hub.
 
-    Raises: FileNotFoundError for what is neither: a path without a folder, or no possible name of a repository.
+    Args:
+        source: a path, or an id on the Hub.
+
+    Returns:
+        False for what may be a repository; nobody is asked.
+
+    Raises:
+        FileNotFoundError: For what is neither: a path without a folder, or no possible name of a repository.
     """
     text = str(source)
     if Path(source).is_dir():
@@ -62,9 +77,22 @@ def fetch(
     If there is no connection, or it breaks off, what is in the cache is taken, with a warning.
 
     Args:
-        files: names within `subfolder` of the repository; None: at its root.
-    Raises: HubError; FileNotFoundError where `repo_id` is no possible name of a repository; ValueError for
-        local_files_only with force_download; OSError, with its path, if the cache can't be written.
+        repo_id: of the repository.
+        files: names within `subfolder`.
+        revision: commit, tag or branch; None: the newest commit of main.
+        subfolder: of the repository; None: its root.
+        local_files_only: ask nothing of the Hub.
+        force_download: download the files even if they are there.
+        options: as above.
+
+    Returns:
+        The folder, or the `subfolder` in it.
+
+    Raises:
+        HubError: If the Hub does not give them.
+        FileNotFoundError: Where `repo_id` is no possible name of a repository.
+        ValueError: For local_files_only with force_download.
+        OSError: With its path, if the cache can't be written.
     """
     if local_files_only and force_download:
         raise ValueError("local_files_only=True asks nothing of the Hub, force_download=True always; give one of them")
@@ -92,7 +120,8 @@ def fetch(
 def _ask(repo_id: str, file: str, revision: str | None, token: str | bool | None) -> None:
     """Ask the Hub for a file twice at most, where hf_hub_download would go on for 23 s, five times, if nobody answers.
 
-    Raises: HubError if nobody does; what an answer says is for hf_hub_download to tell.
+    Raises:
+        HubError: If nobody does; what an answer says is for hf_hub_download to tell.
     """
     with explained(repo_id, revision):
         url, start = hf_hub_url(repo_id, file, revision=revision), time.monotonic()
@@ -121,9 +150,21 @@ def _fetch(repo_id: str, files: Sequence[str], revision: str | None, **options: 
 def prepare(
     repo_id: str, *, private: bool | None, branch: str | None, create_pr: bool | None, token: str | bool | None
 ) -> tuple[str, str | None]:
-    """Make the repository and the branch where they are missing. Returns the full id, and the card that is there.
+    """Make the repository and the branch where they are missing.
 
-    Raises: HubError; ValueError if the card is not text.
+    Args:
+        repo_id: without an owner, it is that of the token.
+        private: whether a repository that is made is private; None: as its owner has it.
+        branch: None: main.
+        create_pr: then no branch is made.
+        token: with write access.
+
+    Returns:
+        The full id, and the card that is there.
+
+    Raises:
+        HubError: If the Hub does not make or show the repository.
+        ValueError: If the card is not text.
     """
     api = HfApi(token=token)
     with explained(repo_id, branch):

@@ -32,7 +32,14 @@ class Result:
         values: after training, a value a seed.
         before: before any training, for the same seeds; empty if that was not measured.
         metric: its id among the Hub's metrics; accuracy is in percent.
-    Raises: ValueError that names the field.
+
+    Raises:
+        ValueError: With the name of the field.
+
+    Example:
+        >>> from aws_lottery import Result
+        >>> Result("fresh + signed mask", "cifar100", values=[71.2, 70.8]).values
+        (71.2, 70.8)
     """
 
     condition: str
@@ -59,17 +66,27 @@ class Provenance:
     Args:
         library_version: of aws_lottery.
         commit: of its source, where that is a git checkout.
-        software, hardware, date: of the search.
+        software: of the search: versions of Python and torch.
+        hardware: of the search.
+        date: of the search, as YYYY-MM-DD.
         command: that ran it.
         dataset: that it was found on; its id on the Hub where it has one.
         training: hyper-parameter -> value, of the trainings within the search and after it.
         model_code: Python that assigns a fresh network to `model`, shown in the card's example.
         task: the Hub's pipeline tag, such as `image-classification`.
-        license, base_model: as in the front matter of the Hub's cards.
+        license: as in the front matter of the Hub's cards.
+        base_model: likewise.
         limits: sentences on what the results do not show.
         history: of a search that started at a mask, what that mask was, and what it started at; the oldest first. Plain
             data: its source, a fingerprint of its signs, its share of remaining weights, its search.
-    Raises: ValueError that names the field.
+
+    Raises:
+        ValueError: With the name of the field.
+
+    Example:
+        >>> from aws_lottery import Provenance
+        >>> Provenance(dataset="uoft-cs/cifar100", license="apache-2.0").license
+        'apache-2.0'
     """
 
     library_version: str | None = None
@@ -119,7 +136,22 @@ class LayerRow(NamedTuple):
 
 
 def provenance(**stated: object) -> Provenance:
-    """What this machine knows of a search that it runs now, and what the caller states: fields of `Provenance`."""
+    """What this machine knows of a search that it runs now, and what the caller states.
+
+    Args:
+        stated: fields of `Provenance`; they go before what the machine knows.
+
+    Returns:
+        With library_version, commit, software, hardware and date filled in.
+
+    Raises:
+        ValueError: As `Provenance`.
+
+    Example:
+        >>> from aws_lottery import provenance
+        >>> provenance(command="python my_search.py", date="2026-11-25").date
+        '2026-11-25'
+    """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     known = {
         "library_version": __version__,

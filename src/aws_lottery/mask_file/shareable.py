@@ -38,12 +38,22 @@ class Shareable(ModelHubMixin):
         gets the old mask or the new one. Two processes must not write to one folder at once.
 
         Args:
+            save_directory: made if need be.
             config: not used; ModelHubMixin has it.
             repo_id: for a push; None: the folder's name.
-            push_to_hub: push it as well; `push_options` are those of `push_to_hub`.
+            push_to_hub: push it as well.
             model_card_kwargs: of `generate_model_card`; `existing` is the card in the folder, if there is one.
-        Returns: URL of the commit, if it was pushed.
-        Raises: ValueError, before anything is written, for what can't be kept or a card that can't be read; OSError.
+            push_options: of `push_to_hub`, the method.
+
+        Returns:
+            URL of the commit, if it was pushed.
+
+        Raises:
+            ValueError: Before anything is written, for what can't be kept or a card that can't be read.
+            OSError: If the folder can't be written.
+
+        Example:
+            >>> mask.save_pretrained("my-mask")  # doctest: +SKIP
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +79,7 @@ class Shareable(ModelHubMixin):
         """The mask in a folder that `save_pretrained` wrote, or in a repository on the Hub.
 
         Args:
+            repo_id_or_folder: such as "org/resnet50-aws-0.14", or a path.
             revision: commit, tag or branch on the Hub; a commit is the only one that never changes.
             subfolder: where in the folder or in the repository its files are; None: at its root.
             token: for private and gated repositories; None: the one of `hf auth login`.
@@ -77,7 +88,17 @@ class Shareable(ModelHubMixin):
             force_download: download it even if it is there.
             max_parameters: refuse a mask with more entries than that; a stranger's file then takes no more memory than
                 a mask of the network would. None: 64 Mi entries or, if that is more, 64 for each byte of the file.
-        Raises: FileNotFoundError; hub.HubError if the Hub does not give it; ValueError for files that are not whole.
+
+        Returns:
+            The mask, in CPU memory; its `source` says where it came from.
+
+        Raises:
+            FileNotFoundError: For a path without a folder, or a folder without a mask.
+            HubError: If the Hub does not give it.
+            ValueError: For files that are not whole.
+
+        Example:
+            >>> SignedMask.from_pretrained("org/resnet50-aws-0.14", revision="v1")  # doctest: +SKIP
         """
         if hub.is_folder(repo_id_or_folder):
             folder = Path(repo_id_or_folder) / (subfolder or "")
@@ -118,13 +139,24 @@ class Shareable(ModelHubMixin):
         """Commit config.json, signed_mask.safetensors and the card to the Hub; what was added to the card stays.
 
         Args:
+            repo_id: such as "org/resnet50-aws-0.14"; made if need be.
             private: whether a repository that is made is private; None: as its owner has it.
             branch: made from main if it is missing; None: main.
             create_pr: open a pull request instead.
+            commit_message: its first line.
             token: with write access; None: the one of `hf auth login`.
-            config, model_card_kwargs: not used; ModelHubMixin has them.
-        Returns: URL of the commit.
-        Raises: hub.HubError; ValueError, before anything is committed, as `save_pretrained`.
+            config: not used; ModelHubMixin has it.
+            model_card_kwargs: likewise.
+
+        Returns:
+            URL of the commit.
+
+        Raises:
+            HubError: If the Hub does not take it.
+            ValueError: Before anything is committed, as `save_pretrained`.
+
+        Example:
+            >>> mask.push_to_hub("org/resnet50-aws-0.14")  # doctest: +SKIP
         """
         repo_id, existing = hub.prepare(repo_id, private=private, branch=branch, create_pr=create_pr, token=token)
         with TemporaryDirectory() as files:

@@ -52,11 +52,24 @@ def create_model(
     Args:
         name: a row of ARCHITECTURES, whose networks return logits (batch, num_classes); or "hf:" and a model type of
             transformers ("hf:vit", "hf:convnext", ...) for an image classifier of theirs, which returns `.logits`.
+        num_classes: labels are 0 to num_classes - 1.
+        image_size: pixels a side.
         small_image: build the form for small images (3x3 stem of stride 1, no max-pool) rather than that for ImageNet;
             None: if image_size <= SMALL_IMAGE. Only for networks that have both forms.
         options: what else the network's class takes (`dropout`, `groups`, `patch_size`, ...); after "hf:", fields of
             its configuration (`hidden_size`, `patch_size`, ...).
-    Raises: ValueError for an unknown name, a size below 1, or `small_image` where there are no two forms.
+
+    Returns:
+        The network, in training mode, on the CPU.
+
+    Raises:
+        ValueError: For an unknown name, a size below 1, or `small_image` where there are no two forms.
+
+    Example:
+        >>> import torch
+        >>> from aws_lottery import create_model
+        >>> create_model("resnet20", 100, image_size=32)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
     """
     for argument, value in (("num_classes", num_classes), ("image_size", image_size)):
         if value < 1:
@@ -86,7 +99,16 @@ def fresh_network(
 def options_under(name: str, protocol: str) -> dict[str, Any]:
     """The options of `create_model` that a network has under a protocol, most often none.
 
-    Raises: ValueError for an unknown network; KeyError for an unknown protocol.
+    Args:
+        name: of the network.
+        protocol: a row of PROTOCOLS.
+
+    Returns:
+        name -> value.
+
+    Raises:
+        ValueError: For an unknown network.
+        KeyError: For an unknown protocol.
     """
     return dict(_architecture(name).unused_layers) if PROTOCOLS[protocol].unused_layers else {}
 

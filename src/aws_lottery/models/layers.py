@@ -30,6 +30,7 @@ def he_init_(model: nn.Module, *, linear_std: float | None = None) -> None:
     which initialization, and from where: docs/notes/initialization.md.
 
     Args:
+        model: initialized in place.
         linear_std: linear layers from N(0, linear_std^2), their biases 0.
     """
     for module in model.modules():

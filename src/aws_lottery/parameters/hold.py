@@ -36,15 +36,30 @@ class Hold:
     It lives on the model, so a deep copy or an unpickled model is held as well, by a hold of its own. It sees every
     torch.optim optimizer by itself. It follows the weights to another device, and to tensors that
     take their place under the same name and in the same shape.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aws_lottery import SignedMask
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> mask = SignedMask({"weight": torch.tensor([[1, 0]], dtype=torch.int8)})
+        >>> with mask.held(model):
+        ...     model(torch.ones(1, 2)).sum().backward()
+        ...     torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9).step()
+        >>> model.weight[0, 1].item()
+        0.0
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
         """Zero the weights of `model` where their mask is 0, and keep them there.
 
         Args:
+            model: any module that no hold is on.
             masks: name as in model.named_parameters() -> bool or uint8, shaped like the weight.
-        Raises: ValueError if the model, or one of the weights through another model that it is in, is held already,
-            or if a mask fits no weight.
+
+        Raises:
+            ValueError: If the model, or one of the weights through another model that it is in, is held already, or if
+                a mask fits no weight.
         """
         if held_by(model) is not None:
             raise ValueError(
@@ -151,7 +166,9 @@ class Hold:
 
         Args:
             optimizer: the one about to step; if it moves no parameter of this model, a lost weight is no error.
-        Raises: RuntimeError that names a weight which the model now lacks, computes, or has in another shape.
+
+        Raises:
+            RuntimeError: With the name of a weight which the model now lacks, computes, or has in another shape.
         """
         if self._places is not None and self._places.have(self._tensors):
             if any(tensor.requires_grad for tensor in self._frozen):

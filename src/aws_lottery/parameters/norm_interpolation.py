@@ -55,10 +55,9 @@ class Alpha:
     """
 
     def __init__(self, seed: int = 0, norms: Sequence[nn.Module] = ()):
-        """
-        Args:
-            seed: of the stream.
-            norms: the layers; alpha is drawn on the device of the first.
+        """Args:
+        seed: of the stream.
+        norms: the layers; alpha is drawn on the device of the first.
         """
         self.enabled = bool(norms)
         self.norms = norms

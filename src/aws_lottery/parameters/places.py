@@ -11,9 +11,8 @@ class Places:
     """The modules and leaf names under which parameters are found, looked up once so that a check of all is cheap."""
 
     def __init__(self, model: nn.Module, tensors: Mapping[str, nn.Parameter]):
-        """
-        Args:
-            tensors: name -> parameter of `model`, by clean names; a tied one under each of its names.
+        """Args:
+        tensors: name -> parameter of `model`, by clean names; a tied one under each of its names.
         """
         self._modules: dict[tuple[int, str], tuple[nn.Module, str, nn.Module]] = {}  # parent, its name for the child
         self._leaves: list[tuple[nn.Module, str, str]] = []  # owner, its name for the parameter, clean name

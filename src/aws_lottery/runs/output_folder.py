@@ -46,14 +46,13 @@ class Run:
         more_state: Callable[[], Any] = lambda: None,
         may_go_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda there, now: False,
     ):
-        """
-        Args:
-            settings: plain data; what a resumed run must have in common with this one.
-            model: unwrapped, on its device; its state and `more_state()` go into every checkpoint.
-            total_steps: optimizer steps, for the progress bar and the estimate of the hours.
-            resume: False refuses a folder that holds a run.
-            checkpoint_seconds: least time between checkpoints of a training under way.
-            may_go_on: whether a run with other settings goes on with these (`checkpoint.claim`).
+        """Args:
+        settings: plain data; what a resumed run must have in common with this one.
+        model: unwrapped, on its device; its state and `more_state()` go into every checkpoint.
+        total_steps: optimizer steps, for the progress bar and the estimate of the hours.
+        resume: False refuses a folder that holds a run.
+        checkpoint_seconds: least time between checkpoints of a training under way.
+        may_go_on: whether a run with other settings goes on with these (`checkpoint.claim`).
         """
         self.folder, self.model, self.accelerator = Path(folder), model, accelerator
         self.settings = {

@@ -61,30 +61,51 @@ def find_signed_mask(
     `run.json` (the settings) and the last two checkpoints, of which one stays. Started again with the same settings it
     goes on where it was; killed at any moment, a run on CPU ends with the same signs, bit for bit, as one that never
     was. A search that is done is only read again, or, with more rounds in its configuration, goes on from its
-    checkpoint: it is then, bit for bit, the longer search (masks of before keep the shorter configuration).
+    checkpoint: it is then, bit for bit, the longer search (masks of before keep the shorter configuration). An error is
+    raised on all processes.
 
     Args:
         model: freshly initialized, or with the weights to start from where there is a `mask`.
+        data: to train on.
+        config: method, rounds and epochs.
         training: optimizer, learning rate and batch size of every stage; its epochs and schedule are not used: the
             stages have their own length and a constant rate (Section 4.1). With its ema_decay every stage ends at the
             average of its weights: that is what is measured, pruned and signed, and where the next stage starts. With
             `gm` one optimizer trains through all stages, and the schedule is used: it runs over all their epochs.
+        output_dir: made if need be; for this search alone.
+        accelerator: what it runs on; with split_batches the batch size is that of all processes together.
         test_data: measured after each stage, with BatchNorm re-estimated on `data` where the protocol says so; None:
             nothing is measured.
         seed: of the data order.
         resume: False refuses an output_dir that holds a run.
         checkpoint_seconds: least time between checkpoints within a stage; there is one after each stage in any case.
         about: what the cards of the masks say of the search: fields of `Provenance` that a machine can't know.
-        mask, psi_init: of a search that does not start dense, as AWSPruner takes them; what the mask was and came from
-            is in the provenance of all masks that are found.
+        mask: of a search that does not start dense, as AWSPruner takes it; what it was and came from is in the
+            provenance of all masks that are found.
+        psi_init: as AWSPruner takes it.
         solution_epochs: as in `AWSPruner.rounds`: the model is then left with the solution, trained for so long after
             the last prune with the schedule of `training`; it is kept in a folder `solution`, too. 0: with the `paper`
             protocol the model is left as its last prune left it, less accurate than before that.
-    Returns: the signed mask of the last round. The model is an ordinary one afterwards, also after an error.
-    Raises: CheckpointError if output_dir holds a run with other settings or other data, a checkpoint is damaged, or the
-        disk is full; ValueError if the model does not fit the data; FloatingPointError if the loss is NaN or infinite,
-        before anything is pruned or saved over; Interrupted after SIGTERM or SIGINT; Busy if a search is under way in
-        output_dir. Each on all processes.
+
+    Returns:
+        The signed mask of the last round. The model is an ordinary one afterwards, also after an error.
+
+    Raises:
+        CheckpointError: If output_dir holds a run with other settings or other data, a checkpoint is damaged, or the
+            disk is full.
+        ValueError: If the model does not fit the data.
+        FloatingPointError: If the loss is NaN or infinite, before anything is pruned or saved over.
+        Interrupted: After SIGTERM or SIGINT.
+        Busy: If a search is under way in output_dir.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> from aws_lottery import SignedMaskConfig, TrainingConfig, create_model, find_signed_mask, load_data
+        >>> data = load_data("uoft-cs/cifar100")  # doctest: +SKIP
+        >>> mask = find_signed_mask(
+        ...     create_model("resnet20", 100, image_size=32), data.train, SignedMaskConfig(rounds=9), TrainingConfig(),
+        ...     output_dir="runs/aws", accelerator=Accelerator(), test_data=data.test,
+        ... )  # doctest: +SKIP
     """
     check_initialized(parameters_of(unwrap(model)))
     shard_(model, accelerator)
@@ -242,7 +263,8 @@ def _last_epoch(stage: Stage, config: SignedMaskConfig) -> int:
 def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a run's settings differ from those now in nothing but fewer rounds, so that it can go on.
 
-    Raises: CheckpointError if it is done and left no checkpoint to go on from.
+    Raises:
+        CheckpointError: If it is done and left no checkpoint to go on from.
     """
     past, future = (dict(settings["search"]) for settings in (there, now))
     rounds, more = past.pop("rounds"), future.pop("rounds")
