@@ -1,7 +1,7 @@
 """Linear mode connectivity and stability against SGD noise (Section 3.1)."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ Data = Images | ImageSplit
 
 @dataclass(frozen=True)
 class Barrier:
-    """Test errors on the line from theta' (alpha 0) to theta (alpha 1), in percent.
+    """Test errors on the line from theta' (alpha 0) to theta (alpha 1), in percent, or another figure that is low
+    where a network is good (`barrier_between`).
 
     Args:
         alphas: ascending, from 0 to 1.
@@ -123,20 +124,44 @@ def error_barrier(
         >>> error_barrier(model, model, data, train_data=data, accelerator=Accelerator(cpu=True), points=3).barrier
         0.0
     """
+
+    def error(probe: nn.Module) -> float:
+        probe.to(accelerator.device)
+        if recalibrate_batches:
+            recalibrate(probe, batches(train_data, batch_size, seed=0), max_batches=recalibrate_batches)
+        return 100 - evaluate(probe, data, accelerator=accelerator)
+
+    return barrier_between(a, b, error, points=points, progress=progress and accelerator.is_main_process)
+
+
+def barrier_between(
+    a: nn.Module,
+    b: nn.Module | Mapping[str, Tensor],
+    measure: Callable[[nn.Module], float],
+    *,
+    points: int = 11,
+    progress: bool = False,
+) -> Barrier:
+    """The barrier between two trained networks in any figure that is low where a network is good: the loss of a
+    language model, say. Of networks with BatchNorm, `measure` has to re-estimate the statistics first.
+
+    Args:
+        a, b, points, progress: as `error_barrier`.
+        measure: the figure of a network; it gets the same copy of `a` for every point, with other weights.
+    Returns: a Barrier whose `errors` are those figures, in their own unit.
+    Raises: ValueError if the networks differ in structure, or for less than 3 points.
+    """
     if points < 3:
-        raise ValueError(f"error_barrier: points must be 3 or more, the ends and one between, got {points}")
+        raise ValueError(f"barrier: points must be 3 or more, the ends and one between, got {points}")
     theta = _tensors(unwrap(a).state_dict())
     other = _tensors(unwrap(b).state_dict() if isinstance(b, nn.Module) else b)
     _check_alike(theta, other)
-    probe = copy.deepcopy(unwrap(a)).to(accelerator.device)
+    probe = copy.deepcopy(unwrap(a))
     detach(probe)  # of the copy's own hold: a has another mask than b
-    alphas = [index / (points - 1) for index in range(points)]
-    errors = []
-    for alpha in tqdm(alphas, desc="barrier", disable=not (progress and accelerator.is_main_process)):
+    alphas, errors = [index / (points - 1) for index in range(points)], []
+    for alpha in tqdm(alphas, desc="barrier", disable=not progress):
         _interpolate_(_tensors(probe.state_dict()), theta, other, alpha)
-        if recalibrate_batches:
-            recalibrate(probe, batches(train_data, batch_size, seed=0), max_batches=recalibrate_batches)
-        errors.append(100 - evaluate(probe, data, accelerator=accelerator))
+        errors.append(measure(probe))
     return Barrier(tuple(alphas), tuple(errors))
 
 
@@ -212,6 +237,6 @@ def _check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         shapes = [tuple(end[name].shape) if name in end else "missing" for end in (a, b)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"error_barrier: '{name}' is {shapes[0]} in the first network and {shapes[1]} in the second; "
+                f"barrier: '{name}' is {shapes[0]} in the first network and {shapes[1]} in the second; "
                 "only networks of the same structure have a line between them"
             )
