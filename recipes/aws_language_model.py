@@ -11,14 +11,11 @@ whether a training ends in the basin of the solution, and whether two trainings 
 `llama` has RMSNorm, whose scales AWS interpolates, `gpt2` LayerNorm. Embeddings and head are never pruned; the start
 `signs` takes their signs over as well, `matrix-signs` leaves them as initialized. An epoch is --rows rows of --length
 tokens, spread evenly over the text. Each training is written once, so a run that was killed goes on; results.jsonl,
-table.md and loss.png are written anew after each group of trainings. What came out: docs/results/language-model.
+table.md and plots are written anew after each group of trainings. What came out: docs/results/language-model.
 --smoke: seconds, on made-up text, no meaning.
 """
 
 import argparse
-import json
-import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,22 +29,19 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from aws_lottery import SignedMask, SignedMaskConfig, WinningSignCallback
+from aws_lottery import SignedMask, SignedMaskConfig, WinningSignCallback, barrier_between
 from aws_lottery.atomic import replace_file
-from aws_lottery.connectivity import barrier_between
-from aws_lottery.experiments.claims import Claim, judge
+from aws_lottery.experiments.figures import save
 from aws_lottery.experiments.jobs import Job, JobLine, Plan, SearchRound
-from aws_lottery.experiments.results import Origin
+from aws_lottery.experiments.losses import Ahead, Loss, LossAnalysis, LossLine, Row, loss_figures, loss_report, loss_row
+from aws_lottery.experiments.results import Origin, Start
 from aws_lottery.experiments.search_statistics import negative_gammas, sign_flips, with_norms_reset
-from aws_lottery.experiments.tables import label
 from aws_lottery.mask_file.sparse_weights import solution_weights
 from aws_lottery.parameters.unwrap import parameters_of
 from aws_lottery.runs.checkpoint import claim
 from aws_lottery.runs.lock import written_once
-from aws_lottery.summaries import markdown_table, mean_std_text
+from aws_lottery.strict_json import to_json
 from aws_lottery.transfers import TRANSFERS, Transfer, transfer_
-
-Row = dict[str, Any]
 
 
 def randomized(mask: SignedMask, seed: int, *, prunable: bool) -> SignedMask:
@@ -62,7 +56,9 @@ def randomized(mask: SignedMask, seed: int, *, prunable: bool) -> SignedMask:
     )
 
 
-ONLY_MATRICES = Transfer("fresh + mask, signs of matrices", partial(randomized, prunable=False), marker="v", color="C4")
+ONLY_MATRICES = Transfer(
+    "fresh + mask, signs of matrices", partial(randomized, prunable=False), marker="v", color="tab:pink"
+)
 ONLY_EMBEDDINGS = Transfer(
     "fresh + mask, signs of embeddings", partial(randomized, prunable=True), marker="D", color="tab:cyan"
 )
@@ -76,7 +72,7 @@ class Text:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        made_up = "the quick brown fox jumps over the lazy dog\n" * 40
+        made_up = "the quick brown fox jumps over the lazy dog\n" * 20
         train, test = (made_up if options.smoke else text_of(file) for file in (options.train, options.test))
         self.tokenizer, self.vocabulary = None, options.tokens or 256
         if options.tokens:
@@ -84,7 +80,7 @@ class Text:
             self.tokenizer.train_from_iterator(train.splitlines(), vocab_size=options.tokens, show_progress=False)
         self.train, self.test = self.rows(train, options.rows), self.rows(test, options.test_rows)
 
-    def rows(self, text: str, count: int) -> list[Row]:
+    def rows(self, text: str, count: int) -> list[dict[str, list[int]]]:
         """`count` rows spread evenly over the text; 0, or more than there are: all."""
         ids = self.tokenizer.encode(text).ids if self.tokenizer else list(text.encode())
         there = len(ids) // self.options.length
@@ -129,6 +125,11 @@ class Text:
         return self.trainer(model, self.options.output_dir).evaluate()["eval_loss"]
 
 
+def name_of(options: argparse.Namespace) -> str:
+    """`llama 4x64`: of 4 layers of width 64."""
+    return f"{options.network} {options.layers}x{options.width}"
+
+
 def text_of(file: str) -> str:
     return "\n".join(datasets.load_dataset("text", data_files={"text": file}, split="text")["text"])
 
@@ -145,9 +146,9 @@ def search(text: Text, method: str, folder: Path) -> None:
         warmup_epochs=options.warmup_epochs,
         epochs_per_round=options.epochs_per_round,
         classifier="lm_head",
-        architecture=f"{options.network} {options.layers}x{options.width}",
+        architecture=name_of(options),
     )
-    about = {"dataset": options.train or "made up", "task": "text-generation"}
+    about = {"dataset": Path(options.train or "made up").name, "task": "text-generation"}
     callback = WinningSignCallback(config, about=about)
     schedule = {"num_train_epochs": callback.epochs, "lr_scheduler_type": "constant_with_warmup"}
     checkpoint = get_last_checkpoint(str(folder)) if folder.exists() else None
@@ -159,8 +160,8 @@ def origin(job: Job) -> Origin:
     return job.source.origin if isinstance(job.source, SearchRound) else Origin(remaining_total=1.0)
 
 
-def final_training(text: Text, job: Job, folder: Path) -> Row:
-    """Losses before and after, and the share of survivors whose sign is that of the search's mask in the end."""
+def final_training(text: Text, job: Job, folder: Path) -> Loss:
+    """Losses before and after; the trained network is left in `folder`."""
     model = text.fresh(job.seed)
     if isinstance(job.source, SearchRound):
         transfer, mask = TRANSFERS[job.transfer], job.source.mask
@@ -171,42 +172,50 @@ def final_training(text: Text, job: Job, folder: Path) -> Row:
     before = run.evaluate()["eval_loss"]
     run.train()
     model.save_pretrained(folder)
-    row = {
-        "kind": "loss",
+    return Loss(
         **asdict(origin(job)),
-        "transfer": job.transfer,
-        "seed": job.seed,
-        "data_seed": job.data_seed,
-    }
-    return row | {"before": before, "after": run.evaluate()["eval_loss"], "signs_kept": signs_kept(model, job)}
+        transfer=job.transfer,
+        seed=job.seed,
+        data_seed=job.data_seed,
+        before=before,
+        after=run.evaluate()["eval_loss"],
+        signs_kept=signs_kept(model, job.source.mask) if isinstance(job.source, SearchRound) else None,
+    )
 
 
-def signs_kept(model: Any, job: Job) -> float | None:
-    if not isinstance(job.source, SearchRound):
-        return None
-    mask, theta = job.source.mask, parameters_of(model)
-    same = sum(int((theta[name].detach().sign() * mask[name] > 0).sum()) for name in mask.prunable)
+def signs_kept(model: Any, mask: SignedMask) -> float:
+    """Share of the survivors that have the sign of the mask."""
+    theta = parameters_of(model)
+    same = sum(int((theta[name].detach() * mask[name] > 0).sum()) for name in mask.prunable)
     return same / sum(int(mask[name].count_nonzero()) for name in mask.prunable)
 
 
-def line(text: Text, between: JobLine, folder_of: Callable[[Job], Path]) -> Row:
-    """Losses on the line from the network that `end` trained to that of `job`, and its barrier (Eq. 1)."""
+def line(text: Text, between: JobLine, folder_of: Callable[[Job], Path]) -> LossLine:
+    """Losses on the line from the network that `end` trained to that of `job`."""
     a, b = (type(text.fresh(0)).from_pretrained(folder_of(job)) for job in (between.job, between.end))
     barrier = barrier_between(a, b, text.loss, points=5)
-    row = {"kind": between.kind, **asdict(origin(between.job)), "transfer": between.job.transfer}
-    row |= {"seed": between.job.seed, "alphas": barrier.alphas, "losses": barrier.errors}
-    return row | barrier.figures()
+    return LossLine(
+        **asdict(origin(between.job)),
+        kind=between.kind,
+        transfer=between.job.transfer,
+        seed=between.job.seed,
+        alphas=barrier.alphas,
+        losses=barrier.errors,
+    )
 
 
-def analysis(text: Text, at: SearchRound) -> Row:
+def analysis(text: Text, at: SearchRound) -> LossAnalysis:
     """The network as the search left it after a round, pruned and not trained further."""
     model, psi_init = text.fresh(0), parameters_of(text.fresh(0))
     transfer_(model, TRANSFERS["solution"], at.mask, weights=solution_weights(at.folder, at.mask))
-    flips = sign_flips(at.before.mask, at.mask) if at.before.folder.is_dir() else None
-    row = {"kind": "analysis", **asdict(at.origin), "sign_flips": flips, "negative_scales": negative_gammas(model)}
-    layers = {layer.name: layer.remaining for layer in at.mask.table() if layer.prunable}
-    losses = {"loss": text.loss(model), "loss_norms_reset": text.loss(with_norms_reset(model, psi_init))}
-    return row | losses | {"layers": layers}
+    return LossAnalysis(
+        **asdict(at.origin),
+        sign_flips=sign_flips(at.before.mask, at.mask) if at.before.folder.is_dir() else None,
+        negative_scales=negative_gammas(model),
+        loss=text.loss(model),
+        loss_norms_reset=text.loss(with_norms_reset(model, psi_init)),
+        layers={layer.name: layer.remaining for layer in at.mask.table() if layer.prunable},
+    )
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,8 @@ def run(text: Text) -> list[Row]:
         return options.output_dir / "trainings" / job.name
 
     def once(name: str, measure: Callable[..., Row], *arguments: Any) -> None:
-        rows[name] = written_once(measured / f"{name}.json", partial(measure, text, *arguments), accelerator)
+        path = measured / f"{name}.json"
+        rows[name] = loss_row(written_once(path, lambda: asdict(measure(text, *arguments)), accelerator), path)
 
     for stage in stages(options.methods, options.at):
         searches = {method: options.output_dir / f"search-{method}" for method in stage.methods}
@@ -269,60 +279,27 @@ def run(text: Text) -> list[Row]:
 
 
 def report(rows: Sequence[Row], options: argparse.Namespace) -> None:
-    """results.jsonl and table.md in --output_dir."""
-    replace_file(options.output_dir / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    parts = (losses_table(rows), verdicts(rows, options.methods, options.at[0]))
-    replace_file(options.output_dir / "table.md", "\n\n".join(parts).encode())
+    """results.jsonl, table.md and, where there is matplotlib, loss.png and barriers.png in --output_dir."""
+    folder = options.output_dir
+    replace_file(folder / "results.jsonl", "".join(to_json(asdict(row)) + "\n" for row in rows).encode())
+    replace_file(folder / "table.md", loss_report(rows, claims(options.methods, options.at[0])).encode())
+    try:
+        save(loss_figures(rows, f"{name_of(options)}, mean ± std over seeds"), folder)
+    except ModuleNotFoundError as error:  # an extra
+        print(f"no plot: {error}")
 
 
-def verdicts(rows: Sequence[Row], methods: Sequence[str], at: int) -> str:
-    """The claims of docs/results/language-model, judged on differences between trainings of one seed."""
-    after = {(row["method"], row["round"], row["transfer"], row["seed"]): row["after"] for row in losses(rows)}
-
-    def ahead(one: tuple, other: tuple) -> tuple[float, ...]:
-        """By how many nats a token the loss of `one` is below that of `other`, for each seed that both have."""
-        seeds = sorted({seed for *_, seed in after})
-        return tuple(after[*other, s] - after[*one, s] for s in seeds if (*one, s) in after and (*other, s) in after)
-
-    first, last, dense = methods[0], methods[-1], (None, None, "dense")
-    signs, matrices, mask = ((first, at, start) for start in ("signs", "matrix-signs", "mask"))
-    pairs = {
-        "signs": (f"{first}: the signs do better than the mask alone", signs, mask, 0.0),
-        "matrix-signs": (f"{first}: so do those of the pruned matrices alone", matrices, mask, 0.0),
-        "dense": (f"{first}: with the signs it is as good as dense", signs, dense, -MARGIN),
-        "method": (f"the signs of {first} do better than those of {last}", signs, (last, at, "signs"), 0.0),
-    }
-    claims = [
-        Claim(name=name, statement=statement, values=ahead(one, other), side="above", bound=bound)
-        for name, (statement, one, other, bound) in pairs.items()
+def claims(methods: Sequence[str], at: int) -> list[Ahead]:
+    """Those of the plan in docs/results/language-model."""
+    first, last, dense = methods[0], methods[-1], Start(None, None, "dense")
+    signs, matrices, mask = (Start(at, first, start) for start in ("signs", "matrix-signs", "mask"))
+    name, others = first.upper(), Start(at, last, "signs")
+    return [
+        Ahead("signs", f"{name}: the signs do better than the mask alone", signs, mask),
+        Ahead("matrix-signs", f"{name}: so do those of the pruned matrices alone", matrices, mask),
+        Ahead("dense", f"{name}: with the signs it is as good as dense", signs, dense, -MARGIN),
+        Ahead("method", f"the signs of {name} do better than those of {last.upper()}", signs, others),
     ]
-    lines = []
-    for found in judge(claims):
-        interval = "-" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
-        p = "-" if found.p_corrected is None else f"{found.p_corrected:.2g}"
-        values = ", ".join(f"{value:.3f}" for value in found.claim.values)
-        lines.append([found.claim.statement, f"above {found.claim.bound:g}", values, interval, p, found.verdict])
-    header = ["claim", "holds if the mean is", "nats ahead, by seed", "interval", "p, corrected", "verdict"]
-    return markdown_table(header, lines)
-
-
-def losses(rows: Sequence[Row]) -> list[Row]:
-    """Of the trainings, those with the first data order of their seed."""
-    return [row for row in rows if row["kind"] == "loss" and row["seed"] == row["data_seed"]]
-
-
-def losses_table(rows: Sequence[Row]) -> str:
-    groups: dict[tuple, list[Row]] = defaultdict(list)
-    for row in losses(rows):
-        groups[row["round"] or 0, row["method"] or "", row["transfer"]].append(row)
-    lines = []
-    for (_, method, transfer), group in sorted(groups.items(), key=lambda item: item[0][:2]):
-        perplexities = [mean_std_text([math.exp(row[when]) for row in group]) for when in ("before", "after")]
-        same = [100 * row["signs_kept"] for row in group if row["signs_kept"] is not None]
-        cells = [label(method or None, transfer), f"{group[0]['remaining']:.3f}", *perplexities]
-        lines.append([*cells, mean_std_text([row["after"] for row in group]), mean_std_text(same), str(len(group))])
-    header = ["start", "remaining", "perplexity before training", "after training", "loss after"]
-    return markdown_table([*header, "signs of the search in the end, %", "n"], lines)
 
 
 def parsed() -> argparse.Namespace:
@@ -356,9 +333,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if options.smoke:
         small = {"width": 32, "layers": 1, "length": 16, "batch_size": 8, "rounds": 2, "at": [2, 1]}
-        once = {"warmup_epochs": 1, "seeds": 1}
-        for name, value in {**small, **once}.items():
-            setattr(options, name, value)
+        parser.set_defaults(**small, warmup_epochs=1, seeds=1)
+        options = parser.parse_args()  # what is given goes before it
     elif not (options.train and options.test):
         parser.error("give --train and --test, text files (or --smoke)")
     return options

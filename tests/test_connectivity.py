@@ -8,7 +8,16 @@ from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from aws_lottery import Barrier, SignedMask, TrainingConfig, connectivity, error_barrier, sgd_stability, train
+from aws_lottery import (
+    Barrier,
+    SignedMask,
+    TrainingConfig,
+    barrier_between,
+    connectivity,
+    error_barrier,
+    sgd_stability,
+    train,
+)
 from aws_lottery.data import Images
 
 
@@ -51,6 +60,15 @@ def linear(weight: float) -> nn.Linear:
     with torch.no_grad():
         layer.weight.zero_()[0, 0] = weight
     return layer
+
+
+def test_a_barrier_is_measured_in_any_figure():
+    """The weight itself goes from -1 to 3, and 10 less its square has a hump where that is 0."""
+    a, b = linear(3.0), linear(-1.0)
+    barrier = barrier_between(a, b, lambda probe: 10 - float(probe.weight.detach()[0, 0]) ** 2, points=5)
+    assert barrier.errors == (9.0, 10.0, 9.0, 6.0, 1.0)
+    assert barrier.barrier == 5.0
+    assert [end.weight[0, 0].item() for end in (a, b)] == [3.0, -1.0]  # they are left as they were
 
 
 def test_the_line_goes_from_the_second_network_to_the_first():

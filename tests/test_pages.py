@@ -33,6 +33,7 @@ SHORTER = {
     "rounds=12, warmup_epochs=8, epochs_per_round=4": "rounds=2, warmup_epochs=1, epochs_per_round=1",
     "rounds=4, warmup_epochs=4, epochs_per_round=2": "rounds=2, warmup_epochs=1, epochs_per_round=1",
     "replace(config, rounds=5)": "replace(config, rounds=3)",
+    "[:256_000]": "[:8_000]",
     "rounds=5, warmup_epochs=5, epochs_per_round=5": "rounds=1, warmup_epochs=1, epochs_per_round=1",
     "rounds=5, warmup_epochs=2, epochs_per_round=2": "rounds=1, warmup_epochs=1, epochs_per_round=1",
     "num_train_epochs=30": "num_train_epochs=1",
@@ -132,6 +133,7 @@ PAGES: dict[str, Callable[[], dict[str, Any]]] = {  # page -> what its code take
     "docs/tutorials/accelerate.md": dict,
     "docs/tutorials/share.md": dict,
     "docs/tutorials/verify.md": dict,
+    "docs/tutorials/language-model.md": dict,
 }
 
 

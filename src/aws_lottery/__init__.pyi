@@ -4,6 +4,7 @@ from .config import METHODS as METHODS
 from .config import PROTOCOLS as PROTOCOLS
 from .config import SignedMaskConfig as SignedMaskConfig
 from .connectivity import Barrier as Barrier
+from .connectivity import barrier_between as barrier_between
 from .connectivity import error_barrier as error_barrier
 from .connectivity import sgd_stability as sgd_stability
 from .criteria import CRITERIA as CRITERIA

@@ -42,9 +42,9 @@ def accuracy_figure(rows: Sequence[Row], conditions: Sequence[Condition]) -> "Fi
     figure, ((axes,),) = new_panels(f"{title(rows)}{SPREAD}", 1, 1)
     if len(rounds - {None}) > 1:
         _against_remaining(axes, curves)
-        _legend(figure)
+        legend(figure)
     else:
-        _below_one_another(axes, curves)
+        below_one_another(axes, curves, "test accuracy after training, %")
     return figure
 
 
@@ -55,7 +55,7 @@ def _against_remaining(axes: "Axes", curves: Mapping[Condition, Mapping[float, V
             axes.axhline(mean_std(values)[0], **look(DENSE), label=label(*DENSE))
             axes.axhspan(*_band(values), color="black", alpha=0.12, linewidth=0)
         else:
-            _curve(axes, sorted(points), [points[x] for x in sorted(points)], condition)
+            curve(axes, sorted(points), [points[x] for x in sorted(points)], condition)
     shares = sorted({x for condition, points in curves.items() if condition != DENSE for x in points}, reverse=True)
     ticks = shares[:: math.ceil(len(shares) / 8)]
     axes.set_xscale("log", base=2)
@@ -64,7 +64,8 @@ def _against_remaining(axes: "Axes", curves: Mapping[Condition, Mapping[float, V
     axes.set(xlabel="remaining, share of the prunable weights", ylabel="test accuracy after training, %")
 
 
-def _below_one_another(axes: "Axes", curves: Mapping[Condition, Mapping[float, Values]]) -> None:
+def below_one_another(axes: "Axes", curves: Mapping[Condition, Mapping[float, Values]], measure: str) -> None:
+    """A line for each condition, with a dot for each seed; `measure` is what the x axis has."""
     for place, (condition, points) in enumerate(curves.items()):
         (values,) = points.values()
         middle, (low, high), color = mean_std(values)[0], _band(values), look(condition)["color"]
@@ -75,7 +76,7 @@ def _below_one_another(axes: "Axes", curves: Mapping[Condition, Mapping[float, V
     axes.set_yticks(range(len(curves)), [label(*condition) for condition in curves])
     axes.invert_yaxis()
     left = [f" ({x:.3f} remaining)" for c, points in curves.items() if c != DENSE for x in points]
-    axes.set_xlabel(f"test accuracy after training, %{left[0] if left else ''}")
+    axes.set_xlabel(f"{measure}{left[0] if left else ''}")
 
 
 def barrier_figure(
@@ -92,13 +93,13 @@ def barrier_figure(
             for condition in conditions:
                 if group := [row for row in here if condition_of(row) == condition]:
                     errors = list(zip(*(row.errors for row in group), strict=True))
-                    _curve(axes, group[0].alphas, errors, condition)
+                    curve(axes, group[0].alphas, errors, condition)
             name, x = LINES[kind]
             remaining = next(row.remaining for row in chosen if (row.round or 0) == index)
             axes.set_title(f"{name}, {remaining:.3f} remaining", fontsize="medium")
             axes.set(xlabel=x, ylabel="test error, %")
             axes.label_outer()
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -122,11 +123,11 @@ def analysis_figure(rows: Sequence[Row]) -> "Figure":
     for axes, name in zip(panels, ANALYSES, strict=True):
         axes.set_xticks(every[:: math.ceil(len(every) / 10)])
         axes.set(xlabel="round", ylabel=name)
-    _legend(figure)
+    legend(figure)
     return figure
 
 
-def _curve(axes: "Axes", x: Values, values: Sequence[Values], condition: Condition) -> None:
+def curve(axes: "Axes", x: Values, values: Sequence[Values], condition: Condition) -> None:
     """Means as a line, mean ± standard deviation as a band."""
     axes.plot(x, [mean_std(point)[0] for point in values], **look(condition), label=label(*condition))
     low, high = zip(*map(_band, values), strict=True)
@@ -166,7 +167,7 @@ def new_panels(heading: str, down: int, across: int, **options: Any) -> tuple["F
     return figure, [list(line) for line in panels]
 
 
-def _legend(figure: "Figure") -> None:
+def legend(figure: "Figure") -> None:
     """Of all panels, right of them."""
     entries = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     lines = {name: line for line, name in entries}

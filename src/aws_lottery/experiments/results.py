@@ -48,7 +48,7 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FromStart(Origin):
+class FromStart(Origin):
     """What was measured of networks trained from one start, with one seed of the initialization."""
 
     transfer: str
@@ -60,7 +60,7 @@ class _FromStart(Origin):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy(_FromStart):
+class Accuracy(FromStart):
     """Top-1 test accuracies of a final training A(theta, u), in percent.
 
     Args:
@@ -79,7 +79,7 @@ class Accuracy(_FromStart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line(_FromStart):
+class Line(FromStart):
     """Test errors on the line to a network trained from `start`, at alpha 1, from another one, at alpha 0.
 
     Args:
@@ -123,27 +123,33 @@ KINDS: dict[str, type[Row]] = {
     **dict.fromkeys(get_args(LineKind), Line),
     "analysis": Analysis,
 }
-R = TypeVar("R", Accuracy, Line)
+R = TypeVar("R", bound=FromStart)
+K = TypeVar("K", bound=Origin)
 
 
 def row_from_dict(values: Mapping[str, Any], where: object = "row") -> Row:
-    """The row that `row_to_dict` wrote; keys that are no fields are passed over.
+    """The row that `row_to_dict` wrote, one of KINDS; as `row_of`."""
+    return row_of(KINDS, values, where)
+
+
+def row_of(kinds: Mapping[str, type[K]], values: Mapping[str, Any], where: object = "row") -> K:
+    """A row of the class that `kinds` has for the kind of `values`; keys that are no fields are passed over.
 
     Args:
         where: it stands, for messages.
     Raises: ValueError for an unknown kind, a key that is missing, or a value of another type.
     """
     kind = values.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"{where}: 'kind' must be one of {', '.join(KINDS)}, got {kind!r}")
-    needed = [f.name for f in fields(KINDS[kind]) if f.default is MISSING and f.default_factory is MISSING]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"{where}: 'kind' must be one of {', '.join(kinds)}, got {kind!r}")
+    needed = [f.name for f in fields(kinds[kind]) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{where}: a row of kind '{kind}' needs {', '.join(missing)}, and has {', '.join(values)}")
-    known = {f.name: values[f.name] for f in fields(KINDS[kind]) if f.name in values}
-    types = get_type_hints(KINDS[kind])
+    known = {f.name: values[f.name] for f in fields(kinds[kind]) if f.name in values}
+    types = get_type_hints(kinds[kind])
     if wrong := next((name for name, value in known.items() if not _is_of(value, types[name])), None):
         raise ValueError(f"{where}: '{wrong}' is {short(known[wrong])}, expected {types[wrong]}")
-    return KINDS[kind](**known)
+    return kinds[kind](**known)
 
 
 def _is_of(value: Any, kind: Any) -> bool:
