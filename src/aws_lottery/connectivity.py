@@ -146,10 +146,24 @@ def barrier_between(
     language model, say. Of networks with BatchNorm, `measure` has to re-estimate the statistics first.
 
     Args:
-        a, b, points, progress: as `error_barrier`.
+        a: theta; not changed. A deep copy of it runs, without hold or interpolation but with its other hooks.
+        b: theta', a network of the same structure, or its state_dict; not changed.
         measure: the figure of a network; it gets the same copy of `a` for every point, with other weights.
-    Returns: a Barrier whose `errors` are those figures, in their own unit.
-    Raises: ValueError if the networks differ in structure, or for less than 3 points.
+        points: values of alpha, evenly spaced.
+        progress: whether to show a bar.
+
+    Returns:
+        A Barrier whose `errors` are those figures, in their own unit, from b (0) to a (1).
+
+    Raises:
+        ValueError: If the networks differ in structure, or for less than 3 points.
+
+    Example:
+        >>> from torch import nn
+        >>> from aws_lottery import barrier_between
+        >>> model = nn.Linear(1, 1)
+        >>> barrier_between(model, model, lambda probe: probe.weight.square().mean().item()).barrier
+        0.0
     """
     if points < 3:
         raise ValueError(f"barrier: points must be 3 or more, the ends and one between, got {points}")
