@@ -30,7 +30,7 @@ def _full_precision() -> Iterator[None]:
     state = sys.modules.get("accelerate.state")
     if state is not None and state.AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
         state.AcceleratorState._reset_state(reset_partial_state=True)
-        state.AcceleratorState(cpu=True)  # for the accelerators that there are
+        sys.modules["accelerate"].Accelerator(cpu=True)  # for the accelerators that there are
 
 
 def small_convnet() -> nn.Module:

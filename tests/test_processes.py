@@ -24,7 +24,7 @@ from aws_lottery import (
 )
 from aws_lottery.data import ImageData, Images, batches
 from aws_lottery.parameters import norm_interpolation
-from aws_lottery.processes import together, warn_if_alone
+from aws_lottery.processes import together, warn_if_alone, warn_if_whole
 from aws_lottery.runs import checkpoint
 from aws_lottery.runs.checkpoint import CheckpointError
 from aws_lottery.runs.final_training import final_training
@@ -289,6 +289,17 @@ def _signal_on_one_rank(folder):
 def test_a_signal_to_one_rank_ends_the_search_on_all_after_a_checkpoint(tmp_path):
     debug_launcher(_signal_on_one_rank, args=(str(tmp_path),), num_processes=2)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["steps"] == 10
+
+
+def test_a_model_that_accelerate_does_not_shard_though_asked_to_is_said(monkeypatch, caplog):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    warn_if_whole(accelerator)
+    assert caplog.messages == []
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # accelerate launch --config_file recipes/launch/fsdp2.yaml
+    warn_if_whole(accelerator)
+    assert "FSDP was asked for, and the model is not sharded (DistributedType.NO)" in caplog.text
 
 
 def test_one_process_where_several_were_asked_for_is_said(monkeypatch, caplog):

@@ -36,8 +36,20 @@ def refuse_sharding(accelerator: "Accelerator | AcceleratorState", *, but_fsdp2:
     if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise ValueError(
             f"training by {kind} keeps parameters where masks can't follow; use DistributedDataParallel (accelerate "
-            "launch --multi_gpu), or, for a model larger than one device, find_signed_mask with FSDP2 "
+            "launch --multi_gpu), or, for a model larger than one device, FSDP2 "
             "(accelerate launch --config_file recipes/launch/fsdp2.yaml; fsdp_version: 2)"
+        )
+
+
+def warn_if_whole(accelerator: "Accelerator | AcceleratorState") -> None:
+    """Log a warning where FSDP was asked for and accelerate, without a word, trains whole copies: on CPUs, and in a
+    single process."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if asked and not str(accelerator.distributed_type).endswith("FSDP"):
+        logger.warning(
+            "FSDP was asked for, and the model is not sharded (%s): accelerate shards on two or more GPUs only. On "
+            "CPUs, shard it yourself (torch.distributed.fsdp.fully_shard) and give it to AWSPruner or find_signed_mask",
+            accelerator.distributed_type,
         )
 
 

@@ -17,7 +17,7 @@ from .data import Images, ImageSplit, batches
 from .evaluation import logits
 from .no_trace import leaving_no_trace, release
 from .preflight import check_fit
-from .processes import refuse_sharding
+from .processes import refuse_sharding, warn_if_whole
 from .sharding import is_sharded_model
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 
@@ -167,6 +167,7 @@ def shard_(model: nn.Module, accelerator: "Accelerator") -> None:
     """Let accelerate shard the model in place, if it is set to FSDP2: before masks are made for it, so that no process
     ever has them whole. Raises: ValueError as `train`."""
     refuse_sharding(accelerator, but_fsdp2=True)
+    warn_if_whole(accelerator)
     if _shards(accelerator):
         accelerator.prepare(model, SGD(model.parameters(), 0.0))  # it takes a model with an optimizer only
         release(accelerator)

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from ..atomic import replace_file
+from ..processes import together
 from ..random_states import aside
+from ..runs import shards
+from ..sharding import is_sharded_model
 
 STATE_FILE = "winning_sign.pt"
 
@@ -40,12 +44,23 @@ def save_search(folder: Path, state: Mapping[str, Any]) -> None:
     replace_file(folder / STATE_FILE, buffer.getvalue())
 
 
+def save_sharded_search(folder: Path, state: Mapping[str, Any]) -> None:
+    """The same of a sharded model, whose processes write their parts to a folder of shards; all have to call it."""
+    processes, tensors = PartialState(), dict[str, Tensor]()
+    plain, name = shards.take_out(state, tensors), shards.new_name(processes)
+    files = shards.write(folder / name, tensors, processes)
+    with together(processes):
+        if processes.is_main_process:
+            save_search(folder, {**plain, "shards": {"folder": name, "files": files}})
+
+
 def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, callback: str) -> dict[str, Any]:
     """The state that `save_search` wrote to the checkpoint that is resumed; afterwards `model` has all of its weights.
 
     Args:
         callback: name of the class whose state the Trainer kept.
-    Raises: ValueError if no search wrote the checkpoint; FileNotFoundError if the file of its state is missing.
+    Raises: ValueError if no search wrote the checkpoint, if its shards are damaged, or if it is of a sharded model and
+        this is none; FileNotFoundError if the file of its state is missing.
     """
     exported = (state.stateful_callbacks or {}).get(callback)  # type: ignore[union-attr]
     if not isinstance(exported, dict):
@@ -59,7 +74,7 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
             saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)  # runs no code
             if (saved["search"], saved["step"]) == (exported["attributes"]["_search"], state.global_step):
                 load_renamed_(model, folder)
-                return saved
+                return _with_shards(folder, saved, model)
     looked_in = " or ".join(map(str, folders))
     raise FileNotFoundError(
         f"the masks of the search at step {state.global_step} are not in {looked_in}, "
@@ -68,11 +83,19 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
     )
 
 
+def _with_shards(folder: Path, saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    if (sharded := saved.pop("shards", None)) is None:
+        return saved
+    return shards.read(folder / sharded["folder"], sharded["files"], saved, model.parameters(), PartialState())
+
+
 def load_renamed_(model: nn.Module, folder: Path) -> None:
-    """Load the weights of the checkpoint in `folder` that the Trainer left out.
+    """Load the weights of the checkpoint in `folder` that the Trainer left out. Of a sharded model it leaves out none.
 
     Raises: ValueError if the weights that the Trainer did load differ from those in `folder`: another checkpoint.
     """
+    if is_sharded_model(model):  # by torch.distributed.checkpoint, under the model's own names
+        return
     own, renamed = model.state_dict(), False
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

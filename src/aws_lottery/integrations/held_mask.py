@@ -1,15 +1,20 @@
 """`HeldMask`: a final training from a signed mask by `transformers.Trainer`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..mask import SignedMask
 from ..parameters.hold import Hold
 from ..parameters.unwrap import parameters_of, unwrap
-from ..processes import refuse_sharding
+from ..processes import refuse_sharding, together, warn_if_whole
+from ..sharding import local
 from .calibration import recalibrate_on
 from .checkpoints import load_renamed_, resumed_folders
 
@@ -51,17 +56,19 @@ class HeldMask(TrainerCallback):
         **of_trainer,
     ) -> None:
         """Apply the mask, and hold it. Raises: ValueError if it does not fit, or a checkpoint is not of this mask."""
-        refuse_sharding(AcceleratorState())
+        refuse_sharding(AcceleratorState(), but_fsdp2=True)
+        warn_if_whole(AcceleratorState())
         self._release()
         model = unwrap(model)
         if state.global_step and (folder := next(filter(Path.is_dir, resumed_folders(args, state)), None)):
             load_renamed_(model, folder)
-        before = {name: int(value.count_nonzero()) for name, value in parameters_of(model).items()}
+        before = _nonzeros(parameters_of(model))
         if self.apply and not state.global_step:
             self.mask.apply_(model, **self.matching)
         self._hold = self.mask.held(model, **self.matching)
         if state.global_step:
-            _require_same(before, self._hold, state.global_step)
+            with together(PartialState()):
+                _require_same(before, self._hold, state.global_step)
         if args.eval_on_start:
             recalibrate_on(model, train_dataloader, batch_size=args.per_device_train_batch_size)
 
@@ -79,8 +86,14 @@ class HeldMask(TrainerCallback):
         self._hold = None
 
 
-def _require_same(before: dict[str, int], hold: Hold, step: int) -> None:
-    after = {name: int(weight.count_nonzero()) for name, weight in hold.weights.items()}
+@torch.no_grad()
+def _nonzeros(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Of the part of each that is in this process."""
+    return {name: int(torch.count_nonzero(local(tensor))) for name, tensor in tensors.items()}
+
+
+def _require_same(before: Mapping[str, int], hold: Hold, step: int) -> None:
+    after = _nonzeros(hold.weights)
     unmasked = {name: before[name] - count for name, count in after.items() if before[name] > count}
     if unmasked:
         raise ValueError(

@@ -22,12 +22,13 @@ from transformers.trainer_callback import ExportableState
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..mask import SignedMask
 from ..parameters.unwrap import unwrap
-from ..processes import refuse_sharding, together
+from ..processes import refuse_sharding, together, warn_if_whole
 from ..pruner import AWSPruner, Stage
 from ..runs.round_folder import round_folder, save_round
+from ..sharding import is_sharded_model
 from .arguments import hyper_parameters, refuse
 from .calibration import recalibrate_on
-from .checkpoints import checkpoint_folder, load_search, save_search
+from .checkpoints import checkpoint_folder, load_search, save_search, save_sharded_search
 from .stages import group_settings, renew_, restart_in_every_stage_, stage_epochs, stage_of
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Begin the search, or take it up from a checkpoint."""
         refuse(args, self.config, self.solution_epochs)
-        refuse_sharding(AcceleratorState())
+        refuse_sharding(AcceleratorState(), but_fsdp2=True)
+        warn_if_whole(AcceleratorState())
         if state.is_hyper_param_search:
             raise ValueError("hyperparameter_search keeps its checkpoints elsewhere; give each search a Trainer")
         self._release()
@@ -196,10 +198,16 @@ class WinningSignCallback(TrainerCallback, ExportableState):
                 self._push(args, state)
         self._release()
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of_trainer) -> None:
+        """After a checkpoint, on all processes: the parts of a sharded model are in all of them."""
+        if self.pruner is not None and is_sharded_model(self.pruner.model):
+            save_sharded_search(checkpoint_folder(args, state), self._search_state())
+
     def state(self) -> dict[str, Any]:
-        """The callback's entry in trainer_state.json. The Trainer asks for it whenever it writes a checkpoint. No event
-        reports every checkpoint, so the file with the tensors is written here as well."""
-        if self.pruner is not None:
+        """The callback's entry in trainer_state.json. The Trainer asks for it, in one process, whenever it writes a
+        checkpoint. No event reports every checkpoint, so the file with the tensors is written here as well, unless
+        the model is sharded."""
+        if self.pruner is not None and not is_sharded_model(self.pruner.model):
             self._save_state()
         arguments = {name: getattr(self, name) for name in ("solution_epochs", "hub_mask_id", "about")}
         arguments["config"] = self.config.to_dict()
@@ -210,12 +218,15 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         return None if self.pruner is None else self._stage
 
     def _save_state(self) -> None:
-        assert self.pruner is not None
         folder, step = checkpoint_folder(self._args, self._state), self._state.global_step
         if step != self._saved_at and folder.is_dir():
-            state = {"pruner": self.pruner.state_dict(), "groups": self._settings}
-            save_search(folder, {"search": self._search, "step": step, **state})
+            save_search(folder, self._search_state())
             self._saved_at = step
+
+    def _search_state(self) -> dict[str, Any]:
+        assert self.pruner is not None
+        state = {"pruner": self.pruner.state_dict(), "groups": self._settings}
+        return {"search": self._search, "step": self._state.global_step, **state}
 
     def _keep_round(self, index: int, mask: SignedMask) -> None:
         self.mask = mask

@@ -18,7 +18,7 @@ from ..processes import together
 from ..sharding import is_sharded
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
 _PREFIX, _PLACE = "shards-", "sharded tensor"
 
@@ -46,7 +46,7 @@ def put_back(state: Any, tensors: Mapping[str, Tensor]) -> Any:
     return state
 
 
-def write(path: Path, tensors: dict[str, Tensor], accelerator: "Accelerator") -> dict[str, str]:
+def write(path: Path, tensors: dict[str, Tensor], accelerator: "Accelerator | PartialState") -> dict[str, str]:
     """Write the tensors to the new folder `path`, flushed to the disk; every process has to call it.
 
     Returns: file -> SHA-256. Raises: OSError, on all processes.
@@ -66,7 +66,13 @@ def write(path: Path, tensors: dict[str, Tensor], accelerator: "Accelerator") ->
     return {file: digest for pairs in gather_object([[(f.name, _digest(f)) for f in mine]]) for file, digest in pairs}
 
 
-def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tensor], accelerator: "Accelerator") -> Any:
+def read(
+    path: Path,
+    digests: Mapping[str, str],
+    state: Any,
+    like: Iterable[Tensor],
+    accelerator: "Accelerator | PartialState",
+) -> Any:
     """The state whose tensors `write` wrote, put back in the shards that tensors of their shape have now.
 
     Args:
@@ -92,7 +98,7 @@ def read(path: Path, digests: Mapping[str, str], state: Any, like: Iterable[Tens
     return put_back(state, tensors)
 
 
-def new_name(accelerator: "Accelerator") -> str:
+def new_name(accelerator: "Accelerator | PartialState") -> str:
     """A new name for a folder, the same on all processes."""
     from accelerate.utils import broadcast_object_list
 
@@ -121,7 +127,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else []
 
 
-def _share_of(path: Path, accelerator: "Accelerator") -> list[Path]:
+def _share_of(path: Path, accelerator: "Accelerator | PartialState") -> list[Path]:
     """The files whose checksums this process computes, so that each file is read once."""
     return _files(path)[accelerator.process_index :: accelerator.num_processes]
 
