@@ -68,6 +68,8 @@ class NaiveAlgorithm1:
         drop = int(self.config.prune_rate * len(alive) + 1e-9)
         if PROTOCOLS[self.config.protocol].truncate_survivors:
             drop = len(alive) - int((1 - self.config.prune_rate) * len(alive))
+            while 0 < drop < len(alive) and alive[drop - 1][0] == alive[drop][0]:  # what ties with the first to stay
+                drop -= 1
         for _, name, index in alive[:drop]:
             self.masks[name].view(-1)[index] = 0
 

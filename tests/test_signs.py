@@ -91,6 +91,21 @@ def test_prune_with_ties_drops_all_that_are_as_small_as_the_last():
     assert {name: m.tolist() for name, m in pruned.items()} == {"a": [0, 1, 0], "b": [0, 1, 1]}
 
 
+@pytest.mark.parametrize(("rate", "kept"), [(0.2, [0, 1, 1, 1, 1]), (0.4, [0, 1, 1, 1, 1]), (0.6, [0, 0, 0, 1, 1])])
+def test_the_released_code_keeps_all_that_are_as_large_as_the_last_to_stay(rate, kept):
+    theta = {"w": tensor([0.1, 0.2, -0.2, 0.3, 0.4])}
+    assert prune(theta, {"w": torch.ones(5)}, rate, truncate_survivors=True)["w"].tolist() == kept
+
+
+def test_the_released_code_prunes_nothing_of_what_is_all_equal():
+    theta, mask = {"w": tensor([0.0, 0.0, 0.0, 0.0])}, tensor([1, 1, 1, 0])
+    assert prune(theta, {"w": mask}, 0.5, truncate_survivors=True)["w"].tolist() == [1, 1, 1, 0]
+
+
+def test_the_last_survivor_goes_where_none_is_to_stay():
+    assert prune({"w": tensor([0.5])}, {"w": tensor([1])}, 0.2, truncate_survivors=True)["w"].tolist() == [0]
+
+
 def test_prune_breaks_ties_among_surviving_zeros():
     theta = {"w": tensor([0.0, -0.0, 0.0, 0.0, 1.0])}
     assert prune(theta, {"w": tensor([0, 1, 1, 1, 1])}, 0.5)["w"].tolist() == [0, 0, 0, 1, 1]

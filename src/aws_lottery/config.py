@@ -45,7 +45,7 @@ class Protocol:
     unit_psi_init: bool  # psi_init is scale 1 and bias 0, whatever the model's normalization starts at
     recalibrate: bool  # BatchNorm statistics are re-estimated before an accuracy is measured
     seeded_init: bool  # two trainings that are to differ in SGD noise alone start at the same init
-    truncate_survivors: bool  # of n survivors int((1 - rate) n) stay, instead of floor(rate n) going
+    truncate_survivors: bool  # of n survivors int((1 - rate) n) stay, and all that tie; else floor(rate n) go
     partial_batches: bool  # a last batch of an epoch that is not full is trained on, instead of left out
     unused_layers: bool  # networks have the layers that the authors' own have and never use (models.options_under)
 

@@ -148,12 +148,13 @@ def prune(
         rate: share of *survivors* to drop, in [0, 1).
         score: what is ranked, see `Criterion`; called once with each name, weight and gradient.
         gradients: name -> gradient, for scores that need it.
-        truncate_survivors: int((1 - rate) * survivors) stay, as in the authors' released code, instead of
-            floor(rate * survivors) going; that is one fewer unless rate * survivors is whole.
+        truncate_survivors: int((1 - rate) * survivors) stay, and all that are as large as the last of them, as in the
+            authors' released code, instead of floor(rate * survivors) going.
         with_ties: all survivors go that are as small as the last of these, however many they are.
 
     Returns:
-        A new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones, or more `with_ties`.
+        A new mask of the same dtypes, nested in `mask`, with exactly that many fewer ones, but for ties where the last
+            two arguments say so; `with_ties` goes before `truncate_survivors`.
 
     Raises:
         ValueError: If the rate is out of range, if names or shapes do not match, if a weight is NaN or infinite, or if
@@ -180,11 +181,12 @@ def prune(
     scores = _scores(weights, score, gradients)
     wide = any(s.dtype == torch.float64 for s in scores.values())
     pruned = sum(m.numel() for m in mask.values()) - survivors
-    # pruned entries have the smallest key, 0, so they only shift the rank
-    threshold, below = select(scores, mask, pruned + drop - 1, wide)
+    keep_ties = truncate_survivors and not with_ties and drop < survivors
+    # pruned entries have the smallest key, 0, so they only shift the rank: of the last to go, or of the first to stay
+    threshold, below = select(scores, mask, pruned + drop - (not keep_ties), wide)
     ties = drop - (below - pruned if threshold else 0)  # how many of the survivors at the threshold must go
-    if with_ties:
-        ties = survivors  # as many as there are
+    if with_ties or keep_ties:
+        ties = survivors if with_ties else 0  # as many as there are, or none
     smaller = {}
     for name, values in scores.items():
         smaller[name], ties = keep(values, mask[name], threshold, ties, wide)
