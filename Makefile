@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check notebooks docs docs-serve docs-links clean
+.PHONY: demo test check notebooks pictures docs docs-serve docs-links clean
 
 demo: .venv/installed
 	$(BIN)/python recipes/aws_digits.py --output_dir runs/digits
@@ -19,6 +19,9 @@ check: .venv/installed
 
 notebooks: .venv/installed  # anew, with their outputs
 	cd notebooks && PYTHONWARNINGS='ignore:IProgress not found' ../$(BIN)/jupyter-execute --inplace *.ipynb
+
+pictures: .venv/installed  # of the pages and the README, from results, masks and the contract of the layers
+	for script in layers effect method measured; do $(BIN)/python docs/draw_$$script.py; done
 
 docs: .venv/docs-installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site

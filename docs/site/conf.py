@@ -4,8 +4,6 @@ import re
 import sys
 from pathlib import Path
 
-from pygments.lexers.special import TextLexer
-
 sys.path.insert(0, str(Path(__file__).parent))  # for command_parsers
 
 project = "aws_lottery"
@@ -20,7 +18,14 @@ extensions = [
 ]
 
 # The source folder is the checkout (see the Makefile); these are its pages.
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "notebooks/*.ipynb"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/**.md",
+    "notebooks/*.ipynb",
+    "model_cards/*/*.md",
+]
 root_doc = "docs/start"
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # their outputs are in their files; tests/test_notebooks.py runs them
@@ -56,4 +61,3 @@ def as_rst(app, what, name, obj, options, lines: list[str]) -> None:
 
 def setup(app) -> None:
     app.connect("autodoc-process-docstring", as_rst, priority=400)
-    app.add_lexer("mermaid", TextLexer)  # drawn by GitHub; here it is text
