@@ -245,7 +245,8 @@ def stages(methods: Sequence[str], at: Sequence[int]) -> list[Stage]:
 def run(text: Text) -> list[Row]:
     """All stages; what a file of --output_dir holds is not measured again."""
     options, rows = text.options, {}
-    settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "at", "output_dir")}
+    may_differ = ("seeds", "at", "starts", "output_dir")
+    settings = {name: value for name, value in vars(options).items() if name not in may_differ}
     claim(options.output_dir, settings, resume=True)
     accelerator, measured = Accelerator(cpu=options.smoke), options.output_dir / "measurements"
 
@@ -263,7 +264,7 @@ def run(text: Text) -> list[Row]:
         seeds = tuple(range(1, 1 + options.seeds))
         plan = Plan(
             rounds=[SearchRound(folder, index) for index in stage.rounds for folder in searches.values()],
-            transfers=stage.starts,
+            transfers=[start for start in stage.starts if start in options.starts],
             seeds=seeds,
             barrier_rounds=options.at[:1],
             barrier_seeds=seeds if stage.twice else (),
@@ -315,6 +316,8 @@ def parsed() -> argparse.Namespace:
         default=["aws", "lrr"],
         help="a search by each; the most telling trainings use the first",
     )
+    every = [*STARTS, "random-signs"]
+    add("--starts", nargs="+", choices=every, default=every, help="of the final trainings")
     add("--at", nargs="+", type=int, default=[6, 3], help="rounds to train from; barriers are measured in the first")
     for name, default in {"width": 64, "layers": 4, "length": 64, "rows": 6144, "test_rows": 512}.items():
         add(f"--{name}", type=int, default=default)
