@@ -295,12 +295,13 @@ def claims(methods: Sequence[str], at: int) -> list[Ahead]:
     first, last, dense = methods[0], methods[-1], Start(None, None, "dense")
     signs, matrices, mask = (Start(at, first, start) for start in ("signs", "matrix-signs", "mask"))
     name, others = first.upper(), Start(at, last, "signs")
-    return [
+    of_first = [
         Ahead("signs", f"{name}: the signs do better than the mask alone", signs, mask),
         Ahead("matrix-signs", f"{name}: so do those of the pruned matrices alone", matrices, mask),
         Ahead("dense", f"{name}: with the signs it is as good as dense", signs, dense, -MARGIN),
-        Ahead("method", f"the signs of {name} do better than those of {last.upper()}", signs, others),
     ]
+    of_both = Ahead("method", f"the signs of {name} do better than those of {last.upper()}", signs, others)
+    return of_first if first == last else [*of_first, of_both]
 
 
 def parsed() -> argparse.Namespace:
