@@ -9,10 +9,10 @@ alone, with random signs; the dense network; and the solution of the search, tra
 whether a training ends in the basin of the solution, and whether two trainings from one start do.
 
 `llama` has RMSNorm, whose scales AWS interpolates, `gpt2` LayerNorm. Embeddings and head are never pruned; the start
-`signs` takes their signs over as well, `matrix-signs` leaves them as initialized. An epoch is --rows rows of --length
-tokens, spread evenly over the text. Each training is written once, so a run that was killed goes on; results.jsonl,
-table.md and plots are written anew after each group of trainings. What came out: docs/results/language-model.
---smoke: seconds, on made-up text, no meaning.
+`signs` takes their signs over as well, `matrix-signs` those of the pruned matrices alone and `embedding-signs` those of
+embeddings and head. An epoch is --rows rows of --length tokens, spread evenly over the text. Each training is written
+once, so a run that was killed goes on; results.jsonl, table.md and plots are written anew after each group of
+trainings. What came out: docs/results/language-model. --smoke: seconds, on made-up text, no meaning.
 """
 
 import argparse
@@ -22,11 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
 from accelerate import Accelerator
-from tokenizers import ByteLevelBPETokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from language_model import Text, name_of
 from transformers.trainer_utils import get_last_checkpoint
 
 from aws_lottery import SignedMask, SignedMaskConfig, WinningSignCallback, barrier_between
@@ -65,73 +62,6 @@ ONLY_EMBEDDINGS = Transfer(
 TRANSFERS.update({"matrix-signs": ONLY_MATRICES, "embedding-signs": ONLY_EMBEDDINGS})
 MARGIN = 0.05  # nats a token: what counts as no worse than dense, 5 % of the perplexity
 STARTS = ("dense", "signs", "mask", "matrix-signs", "embedding-signs", "solution")
-
-
-class Text:
-    """Rows of tokens of a training and a test text, and fresh models for them."""
-
-    def __init__(self, options: argparse.Namespace):
-        self.options = options
-        made_up = "the quick brown fox jumps over the lazy dog\n" * 20
-        train, test = (made_up if options.smoke else text_of(file) for file in (options.train, options.test))
-        self.tokenizer, self.vocabulary = None, options.tokens or 256
-        if options.tokens:
-            self.tokenizer = ByteLevelBPETokenizer()
-            self.tokenizer.train_from_iterator(train.splitlines(), vocab_size=options.tokens, show_progress=False)
-        self.train, self.test = self.rows(train, options.rows), self.rows(test, options.test_rows)
-
-    def rows(self, text: str, count: int) -> list[dict[str, list[int]]]:
-        """`count` rows spread evenly over the text; 0, or more than there are: all."""
-        ids = self.tokenizer.encode(text).ids if self.tokenizer else list(text.encode())
-        there = len(ids) // self.options.length
-        count = min(count or there, there)
-        starts = [index * there // count * self.options.length for index in range(count)]
-        rows = [ids[start : start + self.options.length] for start in starts]
-        return [{"input_ids": row, "labels": row} for row in rows]
-
-    def fresh(self, seed: int) -> Any:
-        """A model initialized from `seed`, without dropout."""
-        torch.manual_seed(seed)
-        width, layers, std = self.options.width, self.options.layers, self.options.init_std
-        if self.options.network == "gpt2":
-            sizes = {"n_embd": width, "n_layer": layers, "n_head": width // 32, "n_positions": self.options.length}
-            dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-            ids = {"vocab_size": self.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
-            return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, **ids, initializer_range=std))
-        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 32}
-        sizes |= {"intermediate_size": 8 * width // 3 // 8 * 8, "vocab_size": self.vocabulary}
-        return LlamaForCausalLM(LlamaConfig(**sizes, initializer_range=std))
-
-    def trainer(self, model: Any, folder: Path, *callbacks: Any, **arguments: Any) -> Trainer:
-        args = TrainingArguments(
-            str(folder),
-            learning_rate=self.options.learning_rate,
-            weight_decay=0.1,
-            warmup_steps=0.1,  # of each stage, and of each final training
-            per_device_train_batch_size=self.options.batch_size,
-            per_device_eval_batch_size=64,
-            prediction_loss_only=True,
-            logging_steps=100,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=not torch.accelerator.is_available(),
-            **arguments,
-        )
-        return Trainer(model, args, train_dataset=self.train, eval_dataset=self.test, callbacks=list(callbacks))
-
-    def loss(self, model: Any) -> float:
-        """Nats a token on the test text."""
-        return self.trainer(model, self.options.output_dir).evaluate()["eval_loss"]
-
-
-def name_of(options: argparse.Namespace) -> str:
-    """`llama 4x64`: of 4 layers of width 64."""
-    return f"{options.network} {options.layers}x{options.width}"
-
-
-def text_of(file: str) -> str:
-    return "\n".join(datasets.load_dataset("text", data_files={"text": file}, split="text")["text"])
 
 
 def search(text: Text, method: str, folder: Path) -> None:
@@ -304,35 +234,37 @@ def claims(methods: Sequence[str], at: int) -> list[Ahead]:
     return of_first if first == last else [*of_first, of_both]
 
 
+OPTIONS = {  # of numbers: default, what it is
+    "width": (64, "of the model, a multiple of 32; a head has 32"),
+    "layers": (4, "of the model"),
+    "init_std": (0.02, "standard deviation of the initialization"),
+    "length": (64, "tokens in a row"),
+    "rows": (6144, "rows of the training text in an epoch; 0: all"),
+    "test_rows": (512, "rows of the test text; 0: all"),
+    "batch_size": (16, "rows in a step"),
+    "learning_rate": (3e-3, "of AdamW; constant in the search, cosine in final trainings, after a tenth of warm-up"),
+    "rounds": (6, "of a search"),
+    "prune_rate": (0.3, "share of the survivors that goes in a round"),
+    "warmup_epochs": (2, "before the first round"),
+    "epochs_per_round": (1, "in each round"),
+    "final_epochs": (1.0, "of a final training"),
+    "seeds": (3, "of initialization and data order: 1 to this"),
+}
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    add, every = parser.add_argument, [*STARTS, "random-signs"]
     add("--train", help="a text file")
     add("--test", help="another")
-    add("--network", choices=("llama", "gpt2"), default="llama")
-    add("--tokens", type=int, default=512, help="size of a byte-level BPE vocabulary, 257 or more; 0: bytes")
-    add(
-        "--methods",
-        nargs="+",
-        default=["aws", "lrr"],
-        help="a search by each; the most telling trainings use the first",
-    )
-    every = [*STARTS, "random-signs"]
-    add("--starts", nargs="+", choices=every, default=every, help="of the final trainings")
-    add("--at", nargs="+", type=int, default=[6, 3], help="rounds to train from; barriers are measured in the first")
-    for name, default in {"width": 64, "layers": 4, "length": 64, "rows": 6144, "test_rows": 512}.items():
-        add(f"--{name}", type=int, default=default)
-    for name, default in {
-        "batch_size": 16,
-        "rounds": 6,
-        "warmup_epochs": 2,
-        "epochs_per_round": 1,
-        "seeds": 3,
-    }.items():
-        add(f"--{name}", type=int, default=default)
-    for name, default in {"final_epochs": 1.0, "learning_rate": 3e-3, "prune_rate": 0.3, "init_std": 0.02}.items():
-        add(f"--{name}", type=float, default=default)
-    add("--output_dir", type=Path, default=Path("runs/language-model"))
+    add("--network", choices=("llama", "gpt2"), default="llama", help="its kind; default: llama")
+    add("--tokens", type=int, default=512, help="of a byte-level BPE, 257 or more; 0: bytes; default: 512")
+    add("--methods", nargs="+", default=["aws", "lrr"], help="a search by each, the first first; default: aws lrr")
+    add("--at", nargs="+", type=int, default=[6, 3], help="rounds to train from, barriers in the first; default: 6 3")
+    add("--starts", nargs="+", choices=every, default=every, help="of final trainings; default: all")
+    for name, (default, what) in OPTIONS.items():
+        add(f"--{name}", type=type(default), default=default, help=f"{what}; default: %(default)s")
+    add("--output_dir", type=Path, default=Path("runs/language-model"), help="default: %(default)s")
     add("--smoke", action="store_true", help="made-up text, a small layer, 2 rounds")
     options = parser.parse_args()
     if options.smoke:
@@ -341,6 +273,13 @@ def parsed() -> argparse.Namespace:
         options = parser.parse_args()  # what is given goes before it
     elif not (options.train and options.test):
         parser.error("give --train and --test, text files (or --smoke)")
+    for name, wrong, expected in (
+        ("at", not all(1 <= index <= options.rounds for index in options.at), f"1 to --rounds {options.rounds}"),
+        ("width", options.width < 32 or options.width % 32, "a multiple of 32"),
+        ("tokens", options.tokens and options.tokens < 257, "0, for bytes, or 257 and more"),
+    ):
+        if wrong:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be {expected}")
     return options
 
 

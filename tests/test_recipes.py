@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def run_twice(recipe: str, folder: Path) -> str:
 def run_here(monkeypatch, recipe: str, *arguments: object) -> None:
     """In this process, which has all the libraries imported."""
     monkeypatch.setattr(sys, "argv", [recipe, "--smoke", *map(str, arguments)])
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     runpy.run_path(str(ROOT / "recipes" / recipe), run_name="__main__")
 
 
@@ -158,20 +160,24 @@ def test_the_vision_transformer_by_the_trainer(monkeypatch, tmp_path, capfd):
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own
-@pytest.mark.parametrize("options", [["--network", "llama"], ["--network", "gpt2", "--tokens", 300]])
-def test_language_models_by_the_trainer(monkeypatch, tmp_path, capfd, options):
+@pytest.mark.parametrize(
+    ("options", "starts"),
+    [
+        (["--network", "llama", "--tokens", 0], "dense signs mask matrix-signs embedding-signs solution random-signs"),
+        (["--network", "gpt2", "--tokens", 300], "dense signs mask solution"),
+    ],
+)
+def test_language_models_by_the_trainer(monkeypatch, tmp_path, capfd, options, starts):
     for name in ("matrix-signs", "embedding-signs"):  # which the recipe adds, and the test takes away again
         monkeypatch.setitem(TRANSFERS, name, TRANSFERS["signs"])
-    options = [*options, "--methods", "aws", "--at", 2, "--output_dir", tmp_path]
+    options = [*options, "--methods", "aws", "--at", 2, "--starts", *starts.split(), "--output_dir", tmp_path]
     run_here(monkeypatch, "aws_language_model.py", *options)
     rows = [loss_row(json.loads(line)) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     losses = {row.transfer: row for row in rows if isinstance(row, Loss) and row.data_seed == 1}
-    assert losses.keys() == {
-        *("dense", "signs", "mask", "matrix-signs", "embedding-signs", "solution", "random-signs"),
-    }
+    assert losses.keys() == set(starts.split())
     assert all(1 < row.after < row.before < 7 for row in losses.values())
     assert {round(row.remaining, 2) for row in losses.values()} == {1.0, 0.49}
-    assert losses["solution"].signs_kept > losses["matrix-signs"].signs_kept > 0.7 > losses["mask"].signs_kept
+    assert losses["solution"].signs_kept > losses["signs"].signs_kept > 0.7 > losses["mask"].signs_kept
     lines = [(row.kind, row.transfer) for row in rows if isinstance(row, LossLine)]
     assert {("lmc", "signs"), ("lmc", "mask"), ("stability", "signs"), ("stability", "mask")} <= set(lines)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -183,6 +189,22 @@ def test_language_models_by_the_trainer(monkeypatch, tmp_path, capfd, options):
     assert "eval_loss" not in printed
     with pytest.raises(CheckpointError, match="learning_rate"):
         run_here(monkeypatch, "aws_language_model.py", *options, "--learning_rate", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--at", 3], r"--at is \[3\]; it must be 1 to --rounds 2"),
+        (["--width", 48], "--width is 48; it must be a multiple of 32"),
+        (["--tokens", 256], "--tokens is 256; it must be 0, for bytes, or 257 and more"),
+    ],
+)
+def test_a_language_model_that_can_not_be_is_refused_at_once(monkeypatch, capsys, options, message):
+    for name in ("matrix-signs", "embedding-signs"):
+        monkeypatch.setitem(TRANSFERS, name, TRANSFERS["signs"])
+    with pytest.raises(SystemExit):
+        run_here(monkeypatch, "aws_language_model.py", *options)
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +227,7 @@ def test_every_recipe_is_run_by_a_test():
         "aws_trainer_vit.py",
         "compare.py",
         "evidence.py",
+        "language_model.py",  # a part of aws_language_model.py
         "train_from_mask.py",
         "verify_digits.py",
     }
