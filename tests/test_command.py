@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ import yaml
 from aws_lottery import SignedMask, __version__
 from aws_lottery.cli.commands import COMMANDS
 from aws_lottery.cli.main import main
+from aws_lottery.cli.options import data_for, options
 from aws_lottery.cli.parser import CommandParser, chosen, given_options, options_text
+from aws_lottery.data.made_up import made_up_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,15 @@ def test_an_error_of_the_user_is_a_message_and_not_a_traceback(capsys, tmp_path,
     monkeypatch.setenv("AWS_LOTTERY_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
         main(arguments)
+
+
+@pytest.mark.parametrize(("protocol", "deviation"), [("paper", 0.2673), ("released-code", 0.2023)])
+def test_images_are_normalized_as_the_protocol_of_a_search_or_mask_has_it(protocol, deviation, monkeypatch, tmp_path):
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path)
+    monkeypatch.setattr("aws_lottery.data.load.open_parts", lambda source, options: ("cifar100", made_up_images(32)))
+    args = options(None, "uoft-cs/cifar100", model="resnet8").parse_args(["--workers", "0"])
+    data = data_for(args, SimpleNamespace(device="cpu"), protocol)
+    assert data.std[0] == deviation
 
 
 def test_the_hyper_parameters_shown_are_those_of_the_chosen_network(capsys):

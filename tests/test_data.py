@@ -119,6 +119,15 @@ def test_a_hub_id_goes_to_load_dataset_with_its_options(monkeypatch):
     assert (data.name, data.train.augmentation, data.mean[0]) == ("cifar100", CIFAR, 0.5071)
 
 
+def test_the_released_code_normalizes_cifar100_with_the_figures_of_cifar10(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda source: pair())
+    data = load_data("uoft-cs/cifar100", protocol="released-code", workers=0)
+    assert (data.mean, data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert load_data("uoft-cs/cifar10", protocol="released-code", workers=0).std == (0.2470, 0.2435, 0.2616)
+    with pytest.raises(ValueError, match=r"unknown protocol 'code' \(known: paper, released-code\)"):
+        load_data("uoft-cs/cifar100", protocol="code")
+
+
 def test_columns_are_found_by_type_and_then_by_name():
     cifar100 = Features({"img": Image(), "fine_label": CLASSES, "coarse_label": CLASSES})
     assert (image_column(cifar100), label_column(cifar100)) == ("img", "fine_label")

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     config = final_config(settings_for(name, RECIPES[args.recipe]), args)
     own = {method: final_config(settings, args) for method, settings in OF_METHOD.items()}
     accelerator = accelerator_for(args)
-    data = data_for(args, accelerator)
+    data = data_for(args, accelerator, first.protocol)
     comparison = Comparison(
         args.searches,
         fresh_networks(args, name, data, first.protocol),

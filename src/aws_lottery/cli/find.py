@@ -96,7 +96,7 @@ def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
         args.output_dir = f"runs/{data_name}-{model_name}-{config.method}-seed{args.seed}"
     folder = Path(args.output_dir)
     accelerator = accelerator_for(args, {"search": config.to_dict(), "training": asdict(training)})
-    data = data_for(args, accelerator)
+    data = data_for(args, accelerator, config.protocol)
     network_options = options_under(model_name, config.protocol)
     model = fresh_networks(args, model_name, data, config.protocol)(args.seed)
     start = start_of(args, model)

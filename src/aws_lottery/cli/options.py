@@ -175,13 +175,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def data_for(args: argparse.Namespace, accelerator: Any) -> ImageData:
-    """The data set of --dataset, or made-up images for --smoke. Raises: SystemExit if there is neither."""
+def data_for(args: argparse.Namespace, accelerator: Any, protocol: str) -> ImageData:
+    """The data set of --dataset as the protocol normalizes it, or made-up images for --smoke.
+
+    Raises: SystemExit if there is neither.
+    """
     source = made_up_images(32) if args.smoke else args.dataset
     if source is None:
         raise SystemExit("--dataset is needed: an id on the Hub, or a folder of images or parquet files")
     columns = {} if args.smoke else given_options(args, OF_COLUMNS)
-    data = load_data(source, workers=args.workers, max_train_samples=args.max_train_samples, **columns)
+    data = load_data(
+        source, workers=args.workers, max_train_samples=args.max_train_samples, protocol=protocol, **columns
+    )
     return data.to(accelerator.device)
 
 

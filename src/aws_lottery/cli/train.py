@@ -78,9 +78,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _train_from(mask: SignedMask, name: str, config: TrainingConfig, args: argparse.Namespace) -> None:
     accelerator = accelerator_for(args, {"training": asdict(config)})
-    data = data_for(args, accelerator)
-    write_options(args, {"model": name, **asdict(config)}, accelerator)
     protocol = mask.config.protocol if mask.config else "paper"
+    data = data_for(args, accelerator, protocol)
+    write_options(args, {"model": name, **asdict(config)}, accelerator)
     model = fresh_networks(args, name, data, protocol)(args.seed)
     transfer = TRANSFERS[args.transfer]
     weights = solution_weights(args.mask, mask) if transfer.needs_weights else None

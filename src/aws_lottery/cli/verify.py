@@ -66,11 +66,12 @@ def run(args: argparse.Namespace) -> None:
     config = final_config(settings_for(name, RECIPES[args.recipe]), args)
     args.output_dir = args.output_dir or f"runs/verify-{name}"
     accelerator = accelerator_for(args, {"training": asdict(config)})
-    data = data_for(args, accelerator)
+    protocol = mask.config.protocol if mask.config else "paper"
+    data = data_for(args, accelerator, protocol)
     write_options(args, {"model": name, **asdict(config)}, accelerator)
     verdict = verify(
         args.mask if is_folder(args.mask) else mask,
-        fresh_networks(args, name, data, mask.config.protocol if mask.config else "paper"),
+        fresh_networks(args, name, data, protocol),
         data,
         config,
         output_dir=args.output_dir,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config import PROTOCOLS
 from .augment import Augmentation
 from .batches import Images
 from .cache import cached
@@ -80,6 +81,7 @@ def load_data(
     augmentation: Augmentation | None = None,
     mean: Triple | None = None,
     std: Triple | None = None,
+    protocol: str = "paper",
     decoded: bool | None = None,
     max_decoded_bytes: int = 4 << 30,
     skip_corrupt: bool = False,
@@ -100,6 +102,7 @@ def load_data(
         augmentation: None: the paper's, by the data set's name or else by its images' size.
         mean: per channel of pixels from 0 to 1; None: as published, else measured on the train split.
         std: likewise.
+        protocol: a row of PROTOCOLS; `released-code` takes CIFAR-10's mean and std for CIFAR-100.
         decoded: keep all images in memory, decoded and cut to squares (True), or decode them for every batch (False);
             None: keep them if they have the right size as they are and take at most `max_decoded_bytes`.
         max_decoded_bytes: of both splits together.
@@ -112,7 +115,7 @@ def load_data(
         A train and a test split, to be given to `train`, `find_signed_mask`, `batches` and the like.
 
     Raises:
-        ValueError: If columns, splits or labels are unclear.
+        ValueError: If columns, splits or labels are unclear, or for an unknown protocol.
         CorruptImageError: A ValueError as well, for an image that can't be decoded.
 
     Example:
@@ -122,6 +125,8 @@ def load_data(
         (100, 32)
     """
     _check_numbers(workers, mean=mean, std=std)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"load_data: unknown protocol {protocol!r} (known: {', '.join(PROTOCOLS)})")
     name, parts = open_parts(source, options)
     train, test = choose_rows(
         parts, image=image, label=label, train_split=train_split, test_split=test_split, test_share=test_share
@@ -142,7 +147,7 @@ def load_data(
         form = partial(_streamed, size=rules.stored_size, **reading)
     (make_train, histogram), (make_test, _) = form(train), form(test)
     if mean is None or std is None:
-        pixels = (published.mean, published.std) if published else statistics(histogram())
+        pixels = published.pixels(protocol) if published else statistics(histogram())
         mean, std = mean or pixels[0], std or pixels[1]
     splits = [make(augmentation=rules, mean=mean, std=std) for make in (make_train, make_test)]
     return ImageData(splits[0], splits[1], num_classes, name)

@@ -1,7 +1,8 @@
 """What the paper does with the data sets it uses, as rows; and with others that are about as large."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from .augment import Augmentation
 from .splits import Triple
@@ -18,13 +19,24 @@ class Known:
     augmentation: Augmentation
     mean: Triple
     std: Triple
+    # protocol -> mean and standard deviation that it takes instead
+    pixels_under: Mapping[str, tuple[Triple, Triple]] = field(default_factory=dict)
+
+    def pixels(self, protocol: str) -> tuple[Triple, Triple]:
+        """Mean and standard deviation of the pixels, as a protocol has them."""
+        return self.pixels_under.get(protocol, (self.mean, self.std))
 
 
+_CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 _IMAGENET_PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KNOWN = {
-    "cifar10": Known(CIFAR, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    # the released code normalizes CIFAR-100 with CIFAR-10's mean and (0.2023, 0.1994, 0.2010)
-    "cifar100": Known(CIFAR, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar10": Known(CIFAR, _CIFAR10_MEAN, (0.2470, 0.2435, 0.2616)),
+    "cifar100": Known(
+        CIFAR,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        {"released-code": (_CIFAR10_MEAN, (0.2023, 0.1994, 0.2010))},  # these deviations are widely used for CIFAR-10
+    ),
     "tinyimagenet": Known(TINY_IMAGENET, *_IMAGENET_PIXELS),  # as the released code
     "imagenet1k": Known(IMAGENET, *_IMAGENET_PIXELS),
 }
