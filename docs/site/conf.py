@@ -38,6 +38,7 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "aws_lottery"
+html_static_path, html_css_files = ["static"], ["site.css"]
 html_extra_path = ["index.html"]  # from / to the first page
 
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by scripts in the browser
