@@ -17,24 +17,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from torch import nn
 
 from aws_lottery import Comparison, SignedMaskConfig, TrainingConfig, find_signed_mask
 from aws_lottery.data import ImageData, digit_images
 from aws_lottery.experiments.results import Accuracy
 from aws_lottery.experiments.tables import table
+from aws_lottery.models.perceptron import fresh_perceptron
 
 STILL_LEARNS = 95.0  # percent of the validation digits; dense, the network has about 98
-
-
-def fresh_network(seed: int, depth: int = 8, width: int = 128) -> nn.Module:
-    """A perceptron 64 -> depth x width -> 10 with BatchNorm, freshly initialized from `seed`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Flatten()]
-        for fan_in in [64] + [width] * (depth - 1):
-            layers += [nn.Linear(fan_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
 def sparsest_that_learns(search: Path, at_least: float) -> int:
@@ -58,7 +48,7 @@ def main() -> None:
     train, validation, test = (digit_images(split, validation=360) for split in ("train", "validation", "test"))
 
     find_signed_mask(
-        fresh_network(seed=0),
+        fresh_perceptron(seed=0),
         train,
         SignedMaskConfig(
             rounds=rounds,
@@ -75,8 +65,8 @@ def main() -> None:
             "task": "image-classification",
             "license": "apache-2.0",
             "command": "python recipes/aws_digits.py" + " --smoke" * options.smoke,
-            "model_code": f"import torch\nfrom torch import nn\n\n\n{inspect.getsource(fresh_network)}\n\n"
-            "model = fresh_network(seed=1)",
+            "model_code": f"import torch\nfrom torch import nn\n\n\n{inspect.getsource(fresh_perceptron)}\n\n"
+            "model = fresh_perceptron(seed=1)",
             "limits": ["One small network and 360 test digits (one digit is 0.3 points)."],
         },
     )
@@ -84,7 +74,7 @@ def main() -> None:
 
     rows = Comparison(
         [options.output_dir / "search"],
-        fresh_network,
+        fresh_perceptron,
         ImageData(train, test, num_classes=10, name="scikit-learn digits"),
         TrainingConfig(epochs=final_epochs, batch_size=64),
         output_dir=options.output_dir / "compared",

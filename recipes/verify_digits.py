@@ -11,10 +11,10 @@ and judges the claims of docs/verify.md. Killed and started again, it goes on.
 import argparse
 
 import torch
-from aws_digits import fresh_network
 
 from aws_lottery import SignedMask, TrainingConfig, verify
 from aws_lottery.data import ImageData, digit_images
+from aws_lottery.models.perceptron import fresh_perceptron
 
 
 def wrong_signs(mask: SignedMask, kind: str) -> SignedMask:
@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)  # the layers are so small that a second thread costs more than it does
     verdict = verify(
         wrong_signs(SignedMask.from_pretrained(options.folder), options.mask),
-        fresh_network,
+        fresh_perceptron,
         ImageData(digit_images("train"), digit_images("test"), 10, "scikit-learn digits"),
         TrainingConfig(epochs=options.epochs, learning_rate=options.learning_rate, batch_size=64),
         output_dir=options.output_dir,

@@ -168,7 +168,10 @@ def _check(first: SignedMask, second: SignedMask) -> None:
     wrong = [name for name in first if name not in second] + [name for name in second if name not in first]
     wrong += [f"{n} {tuple(v.shape)}, {tuple(second[n].shape)}" for n, v in first.items() if _differ(v, second.get(n))]
     if wrong:
-        raise ValueError(f"the masks are not of one network: {len(wrong)} tensors differ: {', '.join(wrong[:10])}")
+        names = ", ".join(wrong[:10]) + (", ..." if len(wrong) > 10 else "")
+        raise ValueError(
+            f"the masks are not of one network: {len(wrong)} tensors differ: {names}. Give masks of the same network"
+        )
     if odd := sorted(set(first.prunable) ^ set(second.prunable)):
         raise ValueError(f"the masks are of searches that prune other tensors: only one prunes {', '.join(odd[:10])}")
 

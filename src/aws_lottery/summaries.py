@@ -25,8 +25,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def share_text(share: float) -> str:
-    """Four digits after the point, `1.0000`; of what is under 0.001, four digits that are not 0."""
+    """Four digits after the point, `1.0000`; of what is under 0.001, four digits that are not 0; `-` for NaN, the share
+    of nothing."""
+    if math.isnan(share):
+        return "-"
     return f"{share:.4f}" if share >= 0.001 or not share else f"{share:.4g}"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """`64x3x3x3`; `scalar` for no dimensions."""
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def duration_text(seconds: float) -> str:

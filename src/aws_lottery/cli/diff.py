@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from ..mask import SignedMask
 from ..mask_algebra import Likeness, likeness
 from ..strict_json import to_json
+from ..summaries import share_text
 from .parser import CommandParser
-from .terminal import share, table
+from .terminal import table
 
 HEADER = ("layer", "remaining", "", "overlap", "chance", "same sign", "chance")
 
@@ -42,4 +43,4 @@ def run(args: argparse.Namespace) -> None:
 
 def _cells(row: Likeness) -> tuple[str, ...]:
     figures = (row.overlap, row.overlap_by_chance, row.agreement, row.agreement_by_chance)
-    return (row.name.removesuffix(".weight"), *map(share, row.remaining), *map(share, figures))
+    return (row.name.removesuffix(".weight"), *map(share_text, row.remaining), *map(share_text, figures))

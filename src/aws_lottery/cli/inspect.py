@@ -7,23 +7,24 @@ Examples:
     aws-lottery inspect runs/aws/round-09
     aws-lottery inspect org/resnet50-aws-0.14 --revision v1 --map
     aws-lottery inspect runs/aws/round-09 --png mask.png
+    aws-lottery inspect runs/aws/round-09 --web
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..formats.semi_structured import misfits
 from ..mask import SignedMask
 from ..mask_file import hub
 from ..mask_file.pretrained import CONFIG_FILE, MASK_FILE
 from ..mask_file.provenance import LayerRow
+from ..overview import overview
 from ..strict_json import to_json
-from ..summaries import mean_std_text
+from ..summaries import shape_text, share_text
 from .parser import CommandParser
 from .picture import draw, require_plots
-from .terminal import bar, hanging, shaded, shape_text, share, table, width
+from .terminal import bar, hanging, shaded, table, width
 
 MAP_ROWS = 8  # height of a layer's map, in lines
 
@@ -34,6 +35,7 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub")
     parser.add_argument("--map", action="store_true", help="print a map of each layer; darker means more weights left")
     parser.add_argument("--png", metavar="FILE", help="write a picture: + is red, - is blue, pruned is white")
+    parser.add_argument("--web", action="store_true", help="show it in the browser, beside other masks, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, for programs")
     return parser
 
@@ -41,6 +43,9 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     if args.png:
         require_plots()
+    if args.web:
+        show_in_browser(args.mask, args.revision)
+        return
     folder, mask = opened(args.mask, args.revision)
     if args.json:
         print(json_text(mask, folder))
@@ -54,6 +59,18 @@ def run(args: argparse.Namespace) -> None:
             print(f"\n{args.png}: a map of each layer; + is red, - is blue, pruned is white")
 
 
+def show_in_browser(source: str, revision: str | None) -> None:
+    """Raises: ModuleNotFoundError that says what to install; as `opened` for a mask that can't be read."""
+    try:
+        from ..web.page import serve
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"--web needs {error.name}: pip install 'aws-lottery[web]'") from error
+    from ..web.sources import local
+
+    opened(source, revision)
+    serve(local(), chosen=source, revision=revision, in_browser=True)
+
+
 def opened(source: str, revision: str | None) -> tuple[Path, SignedMask]:
     """The folder of a mask, which for a mask on the Hub is in the cache, and the mask."""
     files = (CONFIG_FILE, MASK_FILE)
@@ -62,8 +79,7 @@ def opened(source: str, revision: str | None) -> tuple[Path, SignedMask]:
 
 
 def text(mask: SignedMask, name: str, folder: Path) -> str:
-    rows = mask.table()
-    entries = {**_figures(mask, rows), **_origin(mask), **_files(mask, folder)}
+    rows, entries = mask.table(), overview(mask, folder)
     longest = max(map(len, entries))
     lines = [hanging(f"{label:<{longest}}  ", value) for label, value in entries.items()]
     header = ("layer", "shape", "weights", "remaining", "", "+")
@@ -87,50 +103,15 @@ def json_text(mask: SignedMask, folder: Path) -> str:
     return to_json(values, indent=2)
 
 
-def _figures(mask: SignedMask, rows: Sequence[LayerRow]) -> dict[str, str]:
-    weights = sum(row.weights for row in rows if row.prunable)
-    left = sum(round(row.remaining * row.weights) for row in rows if row.prunable)
-    up = sum(int((mask[row.name] > 0).sum()) for row in rows if row.prunable)
-    fitting = len(mask.prunable) - len(misfits(mask))
-    return {
-        "remaining": f"{share(mask.remaining)} of {weights:,} prunable weights, {left:,} survivors",
-        "in all": f"{share(mask.remaining_total)} of {mask.parameters:,} parameters",
-        "signs": f"{share(up / left if left else float('nan'))} of the survivors are +" if mask.signed else "none",
-        "2:4": f"{fitting} of {len(mask.prunable)} prunable layers fit (--json lists the reasons for the others)",
-    }
-
-
-def _origin(mask: SignedMask) -> dict[str, str]:
-    entries: dict[str, str] = {}
-    if mask.config:
-        search = mask.config
-        entries["network"] = search.architecture or "not recorded"
-        entries["search"] = f"{search.method}, protocol {search.protocol}, {search.rounds} rounds, seed {search.seed}"
-    if mask.provenance:
-        fields: Mapping[str, Any] = vars(mask.provenance)
-        names = ("dataset", "date", "hardware", "software", "commit", "command", "license")
-        entries |= {name: str(fields[name]) for name in names if fields[name]}
-    for result in mask.results:
-        entries[result.condition] = f"{mean_std_text(result.values)} {result.metric} on {result.dataset}"
-    return entries
-
-
-def _files(mask: SignedMask, folder: Path) -> dict[str, str]:
-    size, places = (folder / MASK_FILE).stat().st_size, sum(value.numel() for value in mask.values())
-    others = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MASK_FILE}
-    sizes = "".join(f"; {name} {bytes_:,}" for name, bytes_ in others.items() if name.endswith(".safetensors"))
-    return {"size": f"{size:,} bytes, {8 * size / places:.3f} bits a weight{sizes}"}
-
-
 def _cells(row: LayerRow) -> tuple[str, ...]:
     name = row.name.removesuffix(".weight") if row.prunable else f"({row.name})"
     return (
         name,
         shape_text(row.shape),
         f"{row.weights:,}",
-        share(row.remaining),
+        share_text(row.remaining),
         bar(row.remaining),
-        share(row.positive),
+        share_text(row.positive),
     )
 
 
@@ -138,5 +119,5 @@ def _map(mask: SignedMask, row: LayerRow) -> str:
     lines = shaded(mask[row.name], MAP_ROWS, width() - 3)
     frame = "─" * len(lines[0])
     return "\n".join(
-        [f"{row.name}  {share(row.remaining)}", f"┌{frame}┐", *(f"│{line}│" for line in lines), f"└{frame}┘"]
+        [f"{row.name}  {share_text(row.remaining)}", f"┌{frame}┐", *(f"│{line}│" for line in lines), f"└{frame}┘"]
     )

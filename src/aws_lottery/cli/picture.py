@@ -4,12 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ..maps import sign_colors
 from ..mask import SignedMask
-from .terminal import binned
 
-SIDE = 96  # points, at most, on a side of a map
 COLUMNS = 4  # of maps beside one another
 
 
@@ -24,8 +21,7 @@ def require_plots() -> None:
 def draw(mask: SignedMask, path: str | Path, title: str) -> None:
     """Write the picture: one map for each prunable layer, with output channels down and all else across.
 
-    Red is +1, blue is -1 and white is pruned. The color of a point that stands for several weights is the mean of
-    their colors.
+    The colors are those of `sign_colors`.
     """
     from matplotlib.figure import Figure
 
@@ -43,16 +39,9 @@ def draw(mask: SignedMask, path: str | Path, title: str) -> None:
     axes.legend(fontsize=7, loc="upper right")
     panels = right.subplots(lines, COLUMNS, squeeze=False).flatten()
     for panel, row in zip(panels, rows, strict=False):
-        panel.imshow(_colors(mask[row.name]).numpy(), aspect="auto", interpolation="nearest")
+        panel.imshow(sign_colors(mask[row.name]).numpy(), aspect="auto", interpolation="nearest")
         panel.set_title(f"{row.name.removesuffix('.weight')}\n{row.remaining:.4f}", fontsize=6)
     for panel in panels:
         panel.set_axis_off()
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=150, format="png")
-
-
-def _colors(value: torch.Tensor) -> torch.Tensor:
-    """(rows, columns, RGB) of signs, binned to at most SIDE x SIDE."""
-    matrix = value.reshape(value.shape[0], -1)
-    up, down = binned(matrix > 0, SIDE, SIDE), binned(matrix < 0, SIDE, SIDE)
-    return torch.stack([1 - down, 1 - up - down, 1 - up], dim=-1).clamp(0, 1)

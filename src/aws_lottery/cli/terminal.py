@@ -6,10 +6,9 @@ import textwrap
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..summaries import share_text
+from ..maps import binned, matrix_of
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHADES = " ░▒▓█"
@@ -42,28 +41,13 @@ def hanging(start: str, text: str) -> str:
     return textwrap.fill(start + text, width() - 1, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def share(value: float) -> str:
-    """A share with four digits after the point; `-` for NaN, the share of nothing."""
-    return "-" if math.isnan(value) else share_text(value)
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
-
-
-def binned(matrix: Tensor, rows: int, columns: int) -> Tensor:
-    """(at most rows, at most columns), float: means over equal parts of a matrix."""
-    size = min(rows, matrix.shape[0]), min(columns, matrix.shape[1])
-    return F.adaptive_avg_pool2d(matrix.float()[None, None], size)[0, 0]
-
-
 def shaded(value: Tensor, rows: int, columns: int) -> list[str]:
     """A map of the remaining weights of a tensor, line by line: blank where none remain, solid where most do.
 
     Args:
         value: signs, of any shape; its first dimension (output channels) goes down, all others across.
     """
-    left = binned(value.reshape(value.shape[0], -1) != 0, rows, columns)
+    left = binned(matrix_of(value) != 0, rows, columns)
     top = max(float(left.max()), torch.finfo(torch.float32).tiny)
     levels = (left / top * (len(SHADES) - 1)).ceil().int()
     return ["".join(SHADES[level] for level in line) for line in levels.tolist()]

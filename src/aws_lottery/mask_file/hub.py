@@ -70,6 +70,7 @@ def fetch(
     subfolder: str | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    max_bytes: int | None = None,
     **options: Any,
 ) -> Path:
     """The folder in the cache that holds `files`, all of one commit; options are those of hf_hub_download.
@@ -83,6 +84,7 @@ def fetch(
         subfolder: of the repository; None: its root.
         local_files_only: ask nothing of the Hub.
         force_download: download the files even if they are there.
+        max_bytes: of a file; a larger one is not downloaded. None: any.
         options: as above.
 
     Returns:
@@ -91,12 +93,12 @@ def fetch(
     Raises:
         HubError: If the Hub does not give them.
         FileNotFoundError: Where `repo_id` is no possible name of a repository.
-        ValueError: For local_files_only with force_download.
+        ValueError: For local_files_only with force_download, or for a file that is too large.
         OSError: With its path, if the cache can't be written.
     """
     if local_files_only and force_download:
         raise ValueError("local_files_only=True asks nothing of the Hub, force_download=True always; give one of them")
-    options |= {"token": options.get("token")}
+    options |= {"token": options.get("token"), "max_bytes": max_bytes}
     files = [f"{subfolder.strip('/')}/{name}" if subfolder else name for name in files]
     try:
         if not (local_files_only or constants.is_offline_mode()):
@@ -138,13 +140,32 @@ def _ask(repo_id: str, file: str, revision: str | None, token: str | bool | None
                 return
 
 
-def _fetch(repo_id: str, files: Sequence[str], revision: str | None, **options: Any) -> Path:
+def _fetch(
+    repo_id: str, files: Sequence[str], revision: str | None, *, max_bytes: int | None = None, **options: Any
+) -> Path:
     path = Path()
-    with explained(repo_id, revision):
-        for name in files:
+    for name in files:
+        if max_bytes is not None:
+            revision = _commit_of_small(repo_id, name, revision, max_bytes, options)
+        with explained(repo_id, revision):
             path = Path(hf_hub_download(repo_id, name, revision=revision, **options)).parents[name.count("/")]
             revision = path.name  # .../snapshots/<commit>: a push in between must not mix two masks
     return path
+
+
+def _commit_of_small(
+    repo_id: str, name: str, revision: str | None, max_bytes: int, options: dict[str, Any]
+) -> str | None:
+    """The commit whose file of that name was looked at. Raises: HubError; ValueError if the file is too large."""
+    with explained(repo_id, revision):
+        info = hf_hub_download(repo_id, name, revision=revision, dry_run=True, **options)
+    if info.file_size is None or info.file_size > max_bytes:
+        size = "an unknown number of" if info.file_size is None else f"{info.file_size:,}"
+        raise ValueError(
+            f"{name} of '{repo_id}' at '{revision or 'main'}' has {size} bytes, expected at most {max_bytes:,}; it was "
+            "not downloaded"
+        )
+    return info.commit_hash
 
 
 def prepare(
