@@ -9,7 +9,7 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto
-	$(BIN)/python -m pytest -m browser -p no:xdist  # one server and one browser for all of them
+	$(BIN)/python -m pytest -m browser tests/test_browser.py  # one server and one browser for all of them
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
