@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from aws_lottery import AWSPruner, SignedMask, SignedMaskConfig
 from aws_lottery.parameters.hold import Hold
+from aws_lottery.parameters.unwrap import parameters_of, state_of
 
 
 class Net(nn.Module):
@@ -235,6 +236,19 @@ def test_a_compiled_layer_is_held_as_before():
     model.mid = torch.compile(model.mid, backend="eager")
     hold.follow()
     assert hold.weights["mid.weight"] is model.mid._orig_mod.weight
+
+
+def test_a_layer_inside_torchs_activation_checkpointing_keeps_its_names(convnet):
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    names, state = [*parameters_of(convnet)], [*state_of(convnet)]
+    for index in (0, 1, 3):
+        convnet[index] = checkpoint_wrapper(convnet[index])
+    assert [*parameters_of(convnet)] == names
+    assert sorted(state_of(convnet)) == sorted(state)
+    hold = Hold(convnet, {"0.weight": torch.zeros(8, 3, 3, 3)})
+    assert hold.weights["0.weight"] is convnet[0]._checkpoint_wrapped_module.weight
+    assert SignedMask.from_model(convnet)["0.weight"].count_nonzero() == 0
 
 
 def test_functional_calls_with_other_tensors_are_left_alone():

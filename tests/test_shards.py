@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
@@ -43,13 +43,13 @@ def shard_(model: nn.Module) -> None:
     fully_shard(model)
 
 
-def let_accelerate_shard(accelerator: Accelerator) -> None:
+def let_accelerate_shard(accelerator: Accelerator, **more: object) -> None:
     """As `accelerate launch` with recipes/launch/fsdp2.yaml sets it on GPUs; it has no such thing on CPUs."""
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-    options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10, "cpu_ram_efficient_loading": False}
+    options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10, "cpu_ram_efficient_loading": False, **more}
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
-    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
 
 
 def search(folder: str, method: str, sharded: bool | str, kill_at: int | None = None) -> None:

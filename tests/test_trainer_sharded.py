@@ -25,7 +25,7 @@ class ShardingTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10, "cpu_ram_efficient_loading": False}
         self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
-        self.accelerator.state.distributed_type = DistributedType.FSDP
+        self.accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         self.is_fsdp_enabled = True
 
 

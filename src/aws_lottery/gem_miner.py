@@ -21,6 +21,7 @@ from .mask import SignedMask
 from .parameters.hold import Hold
 from .parameters.unwrap import modules_of, parameters_of, state_of
 from .pruner import AWSPruner
+from .sharding import is_sharded_model
 from .starting import MaskSource
 
 _WEIGHT = "_aws_weight_"  # prefix of the buffers that hold w
@@ -63,7 +64,7 @@ class GemMiner(AWSPruner):
             psi_init: not used; nothing is interpolated.
 
         Raises:
-            ValueError: As AWSPruner does, and for weights that are used outside of their layer.
+            ValueError: As AWSPruner does, for weights that are used outside of their layer, and for a sharded model.
         """
         super().__init__(model, config or SignedMaskConfig(method="gm"), mask=mask, psi_init=psi_init)
 
@@ -128,6 +129,11 @@ class ScoreHold(Hold):
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], seed: int):
         """Scores start uniform on [0, 1], drawn from `seed`; every process must use the same."""
+        if is_sharded_model(model):
+            raise ValueError(
+                "Gem-Miner (method 'gm') takes no sharded model; train it whole, by DistributedDataParallel, or take "
+                "another method"
+            )
         scored = _places(model, masks)
         super().__init__(model, masks)
         self.frozen = [name for name, p in parameters_of(model).items() if p.requires_grad and name not in masks]

@@ -146,8 +146,18 @@ class SearchedModel:
             )
 
     def sparse_copy(self) -> nn.Module:
-        """The model as it is now, as an ordinary module of its own with theta * m for weights."""
-        model = copy.deepcopy(self.model)
+        """The model as it is now, as an ordinary module of its own with theta * m for weights.
+
+        Raises:
+            RuntimeError: If FSDP2 shards the model, which can't be copied then.
+        """
+        try:
+            model = copy.deepcopy(self.model)
+        except AssertionError as error:
+            raise RuntimeError(
+                f"this {class_name(self.model)} can't be copied ({error}); sparse_state() has its weights, and "
+                "find_signed_mask writes them to a folder"
+            ) from error
         detach(model)
         return model
 

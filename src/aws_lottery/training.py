@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import Images, ImageSplit, batches
@@ -45,10 +45,7 @@ class Training:
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
         optimizer.zero_grad()  # a training that was cut between backward and step left its gradients
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
-        if is_sharded_model(model) and not _shards(accelerator):  # by the caller, so that it needs no wrapper
-            self.network, self.optimizer = model, accelerator.prepare(optimizer)
-        else:
-            self.network, self.optimizer = accelerator.prepare(model, optimizer)
+        self.network, self.optimizer = _prepared(model, optimizer, accelerator)
         self.epoch = self.step = 0  # done, of the training and of the epoch
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
         self.loss = math.nan  # mean over the last epoch that is done
@@ -161,6 +158,20 @@ def _warn_of_whole_batches(config: TrainingConfig, accelerator: "Accelerator") -
             accelerator.num_processes * config.batch_size,
             config.batch_size,
         )
+
+
+def _prepared(model: nn.Module, optimizer: Optimizer, accelerator: "Accelerator") -> tuple[nn.Module, Any]:
+    if not is_sharded_model(model):
+        return accelerator.prepare(model, optimizer)
+    if not _shards(accelerator):  # it was the caller, so that it needs autocast and torch.compile alone
+        network = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return network, accelerator.prepare_optimizer(optimizer)
+    plugin: Any = accelerator.state.fsdp_plugin
+    checkpointing, plugin.activation_checkpointing = plugin.activation_checkpointing, False  # it is around the layers
+    try:
+        return accelerator.prepare(model, optimizer)
+    finally:
+        plugin.activation_checkpointing = checkpointing
 
 
 def shard_(model: nn.Module, accelerator: "Accelerator") -> None:

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-_COMPILED = "_orig_mod."  # what torch.compile puts into the names of a submodule that it wraps
+# What torch.compile, and torch's activation checkpointing, put into the names of a submodule that they wrap
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -26,12 +27,15 @@ def class_name(model: nn.Module) -> str:
 
 
 def clean_name(name: str) -> str:
-    """The name of a parameter, buffer or module when no part of its model is compiled."""
-    return f"{name}.".replace(_COMPILED, "")[:-1]
+    """The name of a parameter, buffer or module when no part of its model is compiled or checkpointed."""
+    name = f"{name}."
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name[:-1]
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of an unwrapped model, by its names when no part of it is compiled; tied ones once."""
+    """Name -> parameter of an unwrapped model, by clean names; tied ones once."""
     return {clean_name(name): parameter for name, parameter in model.named_parameters()}
 
 
@@ -41,14 +45,14 @@ def every_name_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of an unwrapped model, likewise; the modules that torch.compile made are not among them."""
+    """Name -> module of an unwrapped model, likewise; modules that wrap others are not among them."""
     return {clean_name(name): module for name, module in model.named_modules()}
 
 
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """Clean name -> buffer, of those that the state_dict has, such as the statistics of BatchNorm."""
-    saved = model.state_dict().keys()
-    return {clean_name(name): buffer for name, buffer in model.named_buffers() if name in saved}
+    saved = {clean_name(name) for name in model.state_dict()}
+    return {clean: buffer for name, buffer in model.named_buffers() if (clean := clean_name(name)) in saved}
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
