@@ -72,6 +72,20 @@ def test_inspect_gives_programs_json(sparse, tmp_path, capsys):
     assert "4 dimensions, not a matrix" in values["not_semi_structured"].values()
 
 
+def test_inspect_in_the_browser_says_what_to_install(sparse, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "aws_lottery.web.page", raising=False)
+    assert main(["inspect", str(tmp_path / "mask"), "--web"]) == 1
+    assert "--web needs gradio: pip install 'aws-lottery[web]'" in capsys.readouterr().err
+
+
+def test_inspect_in_the_browser_shows_no_page_for_a_mask_that_is_not_there(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setattr("aws_lottery.web.page.serve", lambda *args, **options: pytest.fail("it was shown"))
+    assert main(["inspect", str(tmp_path / "missing"), "--web"]) == 1
+    assert f"no folder '{tmp_path / 'missing'}'" in capsys.readouterr().err
+
+
 def test_inspect_draws_a_png(sparse, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["inspect", str(tmp_path / "mask"), "--png", str(tmp_path / "mask.png")]) == 0

@@ -148,6 +148,12 @@ def test_a_mask_of_too_many_entries_is_refused(tmp_path):
         Sources({"mask": tmp_path / "mask"}, max_parameters=7).open("mask")
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/mask", "/nowhere", "./nowhere"])
+def test_a_folder_that_is_not_there_is_answered_by_what_to_give(name):
+    with pytest.raises(FileNotFoundError, match="give a folder that save_pretrained wrote, or a Hub id"):
+        local().open(name)
+
+
 @pytest.mark.parametrize("name", ["", " ", None])
 def test_no_name_is_answered_by_what_may_be_given(name):
     with pytest.raises(ValueError, match=r"no mask is chosen; choose one of the list, or give an id on the Hub"):

@@ -1,5 +1,6 @@
 """Where the page may take masks from, and how large they may be: on one's own machine, and as a public Space."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,8 @@ class Sources:
         if name in self.shipped:
             return self.shipped[name]
         if self.folders:
-            return Path(name).expanduser() if hub.is_folder(Path(name).expanduser().as_posix()) else None
+            path = os.path.expanduser(name)  # unlike that of Path, it lets an unknown ~user stand
+            return Path(path) if hub.is_folder(path) else None
         if name.count("/") != 1 or name.startswith((".", "/", "~")) or "\\" in name:
             raise ValueError(
                 f"'{name}' is no id on the Hub; choose one of the list, or give owner/name. Folders are shown by the "
