@@ -146,7 +146,10 @@ class SearchedModel:
             )
 
     def sparse_copy(self) -> nn.Module:
-        """The model as it is now, as an ordinary module of its own with theta * m for weights.
+        """The model as it is now, as an ordinary module of its own.
+
+        Returns:
+            A deep copy that has theta * m for weights and is held by nothing.
 
         Raises:
             RuntimeError: If FSDP2 shards the model, which can't be copied then.
