@@ -147,6 +147,17 @@ def test_compare_trains_starts_from_gem_miner_at_its_own_rate(monkeypatch, tmp_p
     assert used == {"its-own": None, "given": 0.05}  # the file sets no rate that differs among the starts
 
 
+def test_masks_beyond_their_own_search(monkeypatch, tmp_path):
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
+    run_here(monkeypatch, "reuse.py", "--output_dir", tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert {round(row["remaining"], 3) for row in rows if row["question"].startswith("across")} == {1.0, 0.107}
+    table = (tmp_path / "table.md").read_text()
+    assert "| last round and round 9 | 80.0 |" in table  # a round leaves 0.8 of the places of the one before
+    assert (tmp_path / "reuse.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.filterwarnings("ignore")  # transformers' own
 def test_the_vision_transformer_by_the_trainer(monkeypatch, tmp_path, capfd):
     run_here(monkeypatch, "aws_trainer_vit.py", "--output_dir", tmp_path)
@@ -228,6 +239,7 @@ def test_every_recipe_is_run_by_a_test():
         "compare.py",
         "evidence.py",
         "language_model.py",  # a part of aws_language_model.py
+        "reuse.py",
         "train_from_mask.py",
         "verify_digits.py",
     }
