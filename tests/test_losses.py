@@ -1,7 +1,9 @@
 """Tables, verdicts and figures of networks that are measured by a loss, by eye."""
 
+import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from aws_lottery.experiments.losses import (
 )
 from aws_lottery.experiments.results import Start
 
+SHIPPED = Path(__file__).parent.parent / "docs" / "results" / "language-model"
 SIGNS, MASK = Start(6, "aws", "signs"), Start(6, "aws", "mask")
 AHEAD = Ahead("signs", "the signs do better than the mask alone", SIGNS, MASK)
 
@@ -120,3 +123,15 @@ def test_the_figures_have_a_panel_for_each_round_and_the_line_to_the_solution():
     (axes,) = drawn["barriers"].axes
     assert list(axes.lines[0].get_ydata()) == [1.0, 3.0, 2.0]
     assert list(loss_figures(ROWS[:3], "llama")) == ["loss"]
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_tables_in_the_docs_are_those_of_the_rows_beside_them(path):
+    def figures(text: str) -> list[list[str]]:  # without the names of starts, as the recipe gives them to its own
+        rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+        return [[cell for cell in row if any(map(str.isdigit, cell)) and ":" not in cell] for row in rows]
+
+    rows = [loss_row(json.loads(line), path) for line in path.read_text().splitlines()]
+    shown, measured = figures((SHIPPED / "README.md").read_text()), figures(loss_report(rows, []))
+    assert len(measured) > 3
+    assert [line for line in measured if line not in shown] == []
