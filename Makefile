@@ -11,12 +11,12 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest -m browser tests/test_browser.py  # one server and one browser for all of them
 
-check: .venv/installed
+check: .venv/installed .venv/pydoclint/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	$(BIN)/python docs/lint_docstrings.py
+	.venv/pydoclint/bin/python docs/lint_docstrings.py
 
 notebooks: .venv/installed  # anew, with their outputs
 	cd notebooks && PYTHONWARNINGS='ignore:IProgress not found' ../$(BIN)/jupyter-execute --inplace *.ipynb
@@ -40,6 +40,11 @@ docs-links: docs  # within the site; `sphinx-build -b linkcheck` asks for those 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/pydoclint/installed: constraints.txt .venv/installed  # apart, as it brings a docstring_parser of its own
+	$(PYTHON) -m venv .venv/pydoclint
+	.venv/pydoclint/bin/python -m pip install --quiet --constraint constraints.txt pydoclint
 	touch $@
 
 clean:
