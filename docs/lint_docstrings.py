@@ -1,7 +1,7 @@
 """pydoclint on the modules that public names come from: docstrings and signatures have the same arguments and results.
 
-`make check` runs it, in an environment of its own, as pydoclint brings a package under the name of docstring_parser, which
-this project needs. The options are in pyproject.toml.
+`make check` runs it in an environment of its own, as pydoclint brings another package under the name of
+docstring_parser, which this project needs. The options are in pyproject.toml.
 """
 
 import re
