@@ -126,8 +126,8 @@ def test_each_training_starts_with_the_same_loss_scale(accelerator_with, trained
     assert accelerator.scaler is scaler
 
 
-def test_each_training_in_mixed_precision_is_compiled(convnet, accelerator_with, trained, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+@torch._dynamo.config.patch(recompile_limit=2)  # monkeypatch would leave it deleted
+def test_each_training_in_mixed_precision_is_compiled(convnet, accelerator_with, trained):
     accelerator, graphs = accelerator_with(mixed_precision="bf16", dynamo_backend="eager"), []
     for _ in range(2):
         counters["stats"].clear()
