@@ -242,7 +242,7 @@ def train_from(
 
 
 def write_report(folder: Path, rows: Sequence[dict[str, Any]], masks: Masks) -> None:
-    """results.jsonl, table.md and reuse.png."""
+    """trainings.jsonl, table.md and reuse.png."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["question"], row["start"]), []).append(row)
@@ -253,7 +253,7 @@ def write_report(folder: Path, rows: Sequence[dict[str, Any]], masks: Masks) -> 
         lines.append([question, start, remaining, mean_std_text(before), mean_std_text(after), str(len(after))])
     header = ["question", "start", "remaining", "before training", "after training", "n"]
     parts = [markdown_table(header, lines), signs_table(masks)]
-    replace_file(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    replace_file(folder / "trainings.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     replace_file(folder / "table.md", ("\n\n".join(parts) + "\n").encode())
     questions = {question: [start for asked, start in groups if asked == question] for question, _ in groups}
     heights = [len(starts) for starts in questions.values()]

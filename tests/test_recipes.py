@@ -150,7 +150,7 @@ def test_compare_trains_starts_from_gem_miner_at_its_own_rate(monkeypatch, tmp_p
 def test_masks_beyond_their_own_search(monkeypatch, tmp_path):
     monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
     run_here(monkeypatch, "reuse.py", "--output_dir", tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "trainings.jsonl").read_text().splitlines()]
     assert len(rows) == 24
     assert {round(row["remaining"], 3) for row in rows if row["question"].startswith("across")} == {1.0, 0.107}
     table = (tmp_path / "table.md").read_text()

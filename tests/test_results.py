@@ -75,6 +75,18 @@ def test_the_planned_comparison_of_three_pairs_of_searches_follows_from_its_rows
     assert (f"{low:.1f}", f"{high:.1f}") == ("1.2", "7.9")
 
 
+def test_the_table_of_masks_beyond_their_search_is_that_of_its_rows():
+    shown = (RESULTS / "reuse" / "README.md").read_text()
+    groups: dict[tuple[str, str], list[float]] = {}
+    for line in (RESULTS / "reuse" / "trainings.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        groups.setdefault((row["question"], row["start"]), []).append(row["after"])
+    assert len(groups) == 24
+    for (question, start), after in groups.items():
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"| {question} | {start} |")]
+        assert line.endswith(f"| {np.mean(after):.2f} ± {np.std(after, ddof=1):.2f} | 3 |")
+
+
 def test_there_are_files_written_before():
     assert len(SHIPPED) >= 2
 
