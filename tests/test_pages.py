@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import datasets
 import hub_fixtures
 import pytest
 import torch
@@ -199,6 +200,7 @@ CODE_BLOCKS = Sybil(parsers=[CodeBlockParser(language="python", evaluator=run_sh
 def _hub_and_folder_of_the_page(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(aws_lottery.data, "digit_images", some_digits)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     with LoopbackHub() as hub:
         hub_fixtures.use_hub(hub, monkeypatch, tmp_path / "home")
         before = [dict(table) for table in TABLES]
