@@ -10,7 +10,6 @@ started several times at once, the processes share the work. Results: docs/resul
 images.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -34,6 +33,7 @@ from aws_lottery.paper import SMALL_IMAGES
 from aws_lottery.runs.final_training import final_training
 from aws_lottery.runs.lock import do_all
 from aws_lottery.runs.round_folder import round_folder
+from aws_lottery.strict_json import to_json
 from aws_lottery.summaries import markdown_table, mean_std, mean_std_text
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def write_report(folder: Path, rows: Sequence[dict[str, Any]], masks: Masks) -> 
         lines.append([question, start, remaining, mean_std_text(before), mean_std_text(after), str(len(after))])
     header = ["question", "start", "remaining", "before training", "after training", "n"]
     parts = [markdown_table(header, lines), signs_table(masks)]
-    replace_file(folder / "trainings.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    replace_file(folder / "trainings.jsonl", "".join(to_json(row) + "\n" for row in rows).encode())
     replace_file(folder / "table.md", ("\n\n".join(parts) + "\n").encode())
     questions = {question: [start for asked, start in groups if asked == question] for question, _ in groups}
     heights = [len(starts) for starts in questions.values()]

@@ -1,8 +1,9 @@
 """What there is to say of a mask in a few lines: its size, its origin, what was measured, its files."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .formats.semi_structured import misfits
 from .mask import SignedMask
@@ -20,16 +21,29 @@ def overview(mask: SignedMask, folder: Path) -> dict[str, str]:
     return {**_figures(mask), **_origin(mask), **_files(mask, folder)}
 
 
+class Counts(NamedTuple):
+    """Of the prunable weights of a mask: all, those that are left, and the share of + among those; NaN: no signs."""
+
+    weights: int
+    survivors: int
+    positive: float
+
+    @classmethod
+    def of(cls, mask: SignedMask) -> "Counts":
+        values = [mask[name] for name in mask.prunable]
+        survivors = sum(int(value.count_nonzero()) for value in values)
+        positive = sum(int((value > 0).sum()) for value in values)
+        share = positive / survivors if survivors and mask.signed else math.nan
+        return cls(sum(value.numel() for value in values), survivors, share)
+
+
 def _figures(mask: SignedMask) -> dict[str, str]:
-    rows = mask.table()
-    weights = sum(row.weights for row in rows if row.prunable)
-    left = sum(round(row.remaining * row.weights) for row in rows if row.prunable)
-    up = sum(int((mask[row.name] > 0).sum()) for row in rows if row.prunable)
+    weights, survivors, positive = Counts.of(mask)
     fitting = len(mask.prunable) - len(misfits(mask))
     return {
-        "remaining": f"{share_text(mask.remaining)} of {weights:,} prunable weights, {left:,} survivors",
+        "remaining": f"{share_text(mask.remaining)} of {weights:,} prunable weights, {survivors:,} survivors",
         "in all": f"{share_text(mask.remaining_total)} of {mask.parameters:,} parameters",
-        "signs": f"{share_text(up / left if left else float('nan'))} of the survivors are +" if mask.signed else "none",
+        "signs": f"{share_text(positive)} of the survivors are +" if mask.signed else "none",
         "2:4": f"{fitting} of {len(mask.prunable)} prunable layers fit (inspect --json has the reasons for the others)",
     }
 

@@ -13,7 +13,7 @@ from ..maps import sign_colors
 from ..mask import SignedMask
 from ..mask_algebra import Likeness
 from ..mask_file.provenance import LayerRow
-from ..overview import overview
+from ..overview import Counts, overview
 from ..summaries import shape_text, share_text
 from .digits import Curve
 from .sources import Opened
@@ -44,17 +44,16 @@ def note_html(text: str) -> str:
 def summary_html(opened: Opened) -> str:
     """The figures of a mask in large type, and its origin as a list."""
     mask = opened.mask
-    survivors = sum(int((mask[name] != 0).sum()) for name in mask.prunable)
-    positive = sum(int((mask[name] > 0).sum()) for name in mask.prunable)
+    weights, survivors, positive = Counts.of(mask)
     return _rendered(
         "summary.html",
         name=opened.name,
         remaining=mask.remaining,
-        weights=sum(mask[name].numel() for name in mask.prunable),
+        weights=weights,
         remaining_total=mask.remaining_total,
         parameters=mask.parameters,
         survivors=survivors,
-        positive=positive / survivors if survivors and mask.signed else math.nan,
+        positive=positive,
         entries=overview(mask, opened.folder),
     )
 
