@@ -70,5 +70,5 @@ def hub_env(hub: LoopbackHub, home: Path, *, token: str | None = OWNER, **more: 
 def run_python(code: str, env: dict[str, str]) -> str:
     """What `code` prints in a new process; CalledProcessError if it fails, its traceback is on our stderr."""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=env, check=True, text=True, stdout=subprocess.PIPE, timeout=60)
+    done = subprocess.run(command, env=env, check=True, text=True, stdout=subprocess.PIPE, timeout=240)
     return done.stdout.strip()

@@ -185,6 +185,6 @@ def test_a_command_whose_reader_has_gone_ends_without_a_word(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)  # as `head` does once it has its lines
     command = [sys.executable, "-m", "aws_lottery", "inspect", str(tmp_path)]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=240)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
