@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..connectivity import Barrier
@@ -10,8 +10,8 @@ from ..summaries import markdown_table, mean_std_text
 from .claims import Claim, Finding, judge
 from .looks import Condition
 from .panels import LINES, below_one_another, curve, legend, new_panels
-from .results import FromStart, LineKind, Origin, Start, by_start, row_of
-from .tables import label
+from .results import FromStart, OnLine, Origin, Start, by_start, row_of
+from .tables import analysis_lines, barrier_lines, start_cells, table_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,11 +49,9 @@ class Loss(FromStart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossLine(FromStart):
-    """Test losses on the line to a network trained from `start`, at alpha 1, from another one; `results.Line`."""
+class LossLine(OnLine):
+    """Test losses on a line, in nats."""
 
-    kind: LineKind
-    alphas: Sequence[float]
     losses: Sequence[float]
 
     @property
@@ -111,27 +109,27 @@ def findings(rows: Sequence[Row], pairs: Sequence[Ahead]) -> list[Finding]:
 
 def loss_report(rows: Sequence[Row], pairs: Sequence[Ahead]) -> str:
     """Markdown: losses, verdicts, barriers, analyses, and what words mean."""
-    barriers, analyses = _barriers(rows), _analyses(rows)
-    parts = [_losses(rows), _verdicts(findings(rows, pairs)), barriers, analyses, LEGEND]
+    lines = [row for row in rows if isinstance(row, LossLine)]
+    barriers = barrier_lines(lines, ("lmc", "stability"), "barrier, nats", ("loss at its end", "at the other end"))
+    measured = [replace(row, remaining_total=None) for row in rows if isinstance(row, LossAnalysis)]
+    analyses = analysis_lines(measured, "loss", scales="negative_scales", digits=3)
+    parts = [table_of(_losses(rows)), _verdicts(findings(rows, pairs)), table_of(barriers), table_of(analyses), LEGEND]
     parts += [text for text, there in ((BARRIER_LEGEND, barriers), (ANALYSIS_LEGEND, analyses)) if there]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _start_cells(start: Start, row: Origin) -> list[str]:
-    total = row.remaining_total
-    remaining = f"{row.remaining:.3f}" + ("" if total is None else f" ({total:.3f})")
-    return [label(start.method, start.transfer), str(start.round or "-"), remaining]
-
-
-def _losses(rows: Sequence[Row]) -> str:
-    header = ["start", "round", "remaining", "perplexity before training", "after training", "loss after training"]
+def _losses(rows: Sequence[Row]) -> list[dict[str, str]]:
     lines = []
     for start, group in first_losses(rows).items():
-        perplexities = [[math.exp(getattr(row, when)) for row in group] for when in ("before", "after")]
-        same = [100 * row.signs_kept for row in group if row.signs_kept is not None]
-        figures = [*perplexities, [row.after for row in group], same]
-        lines.append([*_start_cells(start, group[0]), *map(mean_std_text, figures), str(len(group))])
-    return markdown_table([*header, "signs kept, %", "n"], lines)
+        columns = {
+            "perplexity before training": [math.exp(row.before) for row in group],
+            "after training": [math.exp(row.after) for row in group],
+            "loss after training": [row.after for row in group],
+            "signs kept, %": [100 * row.signs_kept for row in group if row.signs_kept is not None],
+        }
+        figures = {name: mean_std_text(values) for name, values in columns.items()}
+        lines.append(start_cells(start, group[0]) | figures | {"n": str(len(group))})
+    return lines
 
 
 def _verdicts(found: Sequence[Finding]) -> str:
@@ -144,43 +142,6 @@ def _verdicts(found: Sequence[Finding]) -> str:
         p = "-" if finding.p_corrected is None else f"{finding.p_corrected:.2g}"
         lines.append([claim.statement, f"above {claim.bound:g}", values, interval, p, finding.verdict])
     return markdown_table(header, lines) if lines else ""
-
-
-def _barriers(rows: Sequence[Row]) -> str:
-    header = ["between", "start", "round", "remaining", "barrier, nats"]
-    lines = []
-    for kind, name in (("lmc", "LMC"), ("stability", "stability")):
-        for start, group in by_start(row for row in rows if isinstance(row, LossLine) and row.kind == kind).items():
-            barriers = [row.barrier for row in group]
-            figures = (
-                [barrier.barrier for barrier in barriers],
-                [barrier.over_line for barrier in barriers],
-                [barrier.over_higher_end for barrier in barriers],
-                [barrier.ends[0] for barrier in barriers],
-                [barrier.ends[1] for barrier in barriers],
-            )
-            lines.append([name, *_start_cells(start, group[0]), *map(mean_std_text, figures), str(len(group))])
-    over = ["over the straight line", "over the higher end"]
-    return markdown_table([*header, *over, "loss at its end", "at the other end", "n"], lines) if lines else ""
-
-
-def _analyses(rows: Sequence[Row]) -> str:
-    header = ["search", "round", "remaining", "sign flips, %", "scales < 0, %", "loss", "norms reset"]
-    analyses = [row for row in rows if isinstance(row, LossAnalysis)]
-    lines = [
-        [
-            str(row.method).upper(),
-            str(row.round),
-            f"{row.remaining:.3f}",
-            *("-" if share is None else f"{100 * share:.2f}" for share in (row.sign_flips, row.negative_scales)),
-            f"{row.loss:.3f}",
-            f"{row.loss_norms_reset:.3f}",
-            f"{max(row.layers.values()):.3f}",
-            f"{min(row.layers.values()):.3f}",
-        ]
-        for row in sorted(analyses, key=lambda row: (str(row.method), row.round or 0))
-    ]
-    return markdown_table([*header, "densest layer", "sparsest layer"], lines) if lines else ""
 
 
 def loss_figures(rows: Sequence[Row], heading: str) -> dict[str, "Figure"]:

@@ -79,8 +79,8 @@ class Accuracy(FromStart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line(FromStart):
-    """Test errors on the line to a network trained from `start`, at alpha 1, from another one, at alpha 0.
+class OnLine(FromStart):
+    """What was measured on the line to a network trained from `start`, at alpha 1, from another one, at alpha 0.
 
     Args:
         kind: what the other one is: `stability`, trained from the same start with another data order; `lmc`, the
@@ -89,6 +89,17 @@ class Line(FromStart):
 
     kind: LineKind
     alphas: Sequence[float]
+
+    @property
+    def barrier(self) -> Barrier:
+        """Made of `alphas` and what was measured at each."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(OnLine):
+    """Test errors on a line, in percent."""
+
     errors: Sequence[float]
 
     @property

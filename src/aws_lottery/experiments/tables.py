@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ..mask_file.provenance import Result
 from ..paper import SOURCE, Reported, reported
 from ..summaries import markdown_table, mean_std_text
 from ..transfers import TRANSFERS
-from .results import Accuracy, Analysis, Line, LineKind, Origin, Row, Start, by_start, first_trainings
+from .results import Accuracy, Analysis, Line, LineKind, OnLine, Origin, Row, Start, by_start, first_trainings
 
 Values = Sequence[float]
 _BETWEEN: dict[LineKind, str] = {"stability": "stability", "lmc": "LMC", "between-inits": "two inits"}
@@ -54,11 +55,14 @@ def table(rows: Sequence[Row]) -> str:
     Args:
         rows: of one comparison. Columns that would be empty are left out, as are tables.
     """
-    accuracies, analyses = _accuracies(rows), _analyses(rows)
-    barriers = [line for kind, name in _BETWEEN.items() for line in _barriers(rows, kind, name)]
+    accuracies = _accuracies(rows)
+    measured = [row for row in rows if isinstance(row, Analysis)]
+    analyses = analysis_lines(measured, "accuracy", scales="negative_gammas", digits=2)
+    ends = ("error at its end", "error at the other end")
+    barriers = barrier_lines([row for row in rows if isinstance(row, Line)], _BETWEEN, "barrier", ends)
     parts = [
         title(rows),
-        *map(_without_empty_columns, (accuracies, barriers, analyses)),
+        *map(table_of, (accuracies, barriers, analyses)),
         LEGEND,
         PAPER_LEGEND if any(line[_PAPER] for line in accuracies) else "",
         BARRIER_LEGEND if barriers else "",
@@ -86,7 +90,7 @@ def _accuracies(rows: Sequence[Row]) -> list[dict[str, str]]:
         after = [row.after for row in group if row.after is not None]
         paper = _paper(start, group[0])
         lines.append(
-            _start_cells(start, group[0])
+            start_cells(start, group[0])
             | {
                 "before training": mean_std_text([row.before for row in group if row.after is not None]),
                 "after training": mean_std_text(after),
@@ -107,42 +111,57 @@ def _paper(start: Start, row: Accuracy) -> Reported | None:
     return known.get(start.transfer)
 
 
-def _barriers(rows: Sequence[Row], kind: str, name: str) -> list[dict[str, str]]:
+def barrier_lines(
+    rows: Sequence[OnLine], kinds: Iterable[LineKind], barrier: str, ends: tuple[str, str]
+) -> list[dict[str, str]]:
+    """Lines of a table of barriers, in the unit that the rows have.
+
+    Args:
+        kinds: in the order of the table.
+        barrier: the column of the barrier.
+        ends: the columns of what was measured at the ends of a line, that of its own training first.
+    """
     lines = []
-    for start, group in by_start(row for row in rows if isinstance(row, Line) and row.kind == kind).items():
-        barriers = [row.barrier for row in group]
-        lines.append(
-            {"between": name}
-            | _start_cells(start, group[0])
-            | {
-                "barrier": mean_std_text([barrier.barrier for barrier in barriers]),
-                "over the straight line": mean_std_text([barrier.over_line for barrier in barriers]),
-                "over the higher end": mean_std_text([barrier.over_higher_end for barrier in barriers]),
-                "error at its end": mean_std_text([barrier.ends[0] for barrier in barriers]),
-                "error at the other end": mean_std_text([barrier.ends[1] for barrier in barriers]),
-                "n": str(len(group)),
+    for kind in kinds:
+        for start, group in by_start(row for row in rows if row.kind == kind).items():
+            barriers = [row.barrier for row in group]
+            columns = {
+                barrier: [one.barrier for one in barriers],
+                "over the straight line": [one.over_line for one in barriers],
+                "over the higher end": [one.over_higher_end for one in barriers],
+                ends[0]: [one.ends[0] for one in barriers],
+                ends[1]: [one.ends[1] for one in barriers],
             }
-        )
+            figures = {name: mean_std_text(values) for name, values in columns.items()}
+            lines.append({"between": _BETWEEN[kind]} | start_cells(start, group[0]) | figures | {"n": str(len(group))})
     return lines
 
 
-def _analyses(rows: Sequence[Row]) -> list[dict[str, str]]:
-    shown: dict[str, Callable[[Analysis], str]] = {
+def analysis_lines(rows: Iterable[Any], figure: str, scales: str, digits: int) -> list[dict[str, str]]:
+    """Lines of a table of networks as their searches left them.
+
+    Args:
+        rows: of `Analysis`, or of a class that differs in the names of these fields alone.
+        figure: what is measured, a field and its column; the field `<figure>_norms_reset` has it with norms reset.
+        scales: field of the share of negative scales.
+        digits: of `figure`, after the point.
+    """
+    columns: dict[str, Callable[[Any], str]] = {
         "search": lambda row: str(row.method).upper(),
         "round": lambda row: str(row.round),
         "remaining": _remaining,
         "sign flips, %": lambda row: _percent(row.sign_flips),
-        "scales < 0, %": lambda row: _percent(row.negative_gammas),
-        "accuracy": lambda row: f"{row.accuracy:.2f}",
-        "norms reset": lambda row: f"{row.accuracy_norms_reset:.2f}",
+        "scales < 0, %": lambda row: _percent(getattr(row, scales)),
+        figure: lambda row: f"{getattr(row, figure):.{digits}f}",
+        "norms reset": lambda row: f"{getattr(row, f'{figure}_norms_reset'):.{digits}f}",
         "densest layer": lambda row: f"{max(row.layers.values(), default=math.nan):.3f}",
         "sparsest layer": lambda row: f"{min(row.layers.values(), default=math.nan):.3f}",
     }
-    analyses = sorted((row for row in rows if isinstance(row, Analysis)), key=lambda row: (row.method, row.round))
-    return [{name: cell(row) for name, cell in shown.items()} for row in analyses]
+    ordered = sorted(rows, key=lambda row: (str(row.method), row.round or 0))
+    return [{name: cell(row) for name, cell in columns.items()} for row in ordered]
 
 
-def _without_empty_columns(lines: Sequence[Mapping[str, str]]) -> str:
+def table_of(lines: Sequence[Mapping[str, str]]) -> str:
     """A table with a line for each of `lines`; a column that is empty in all of them is left out."""
     if not lines:
         return ""
@@ -150,7 +169,8 @@ def _without_empty_columns(lines: Sequence[Mapping[str, str]]) -> str:
     return markdown_table(columns, [[line[name] for name in columns] for line in lines])
 
 
-def _start_cells(start: Start, row: Origin) -> dict[str, str]:
+def start_cells(start: Start, row: Origin) -> dict[str, str]:
+    """What a line of a table begins with; `row` is of that start."""
     return {
         "start": label(start.method, start.transfer),
         "round": str(start.round or "-"),
