@@ -40,7 +40,7 @@ class Experiment:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the network
     image_size: int = 32
     images: int | None = None  # None: all
-    classes: int | None = None  # the first so many; None: all
+    classes: range | None = None  # None: all
     protocol: str = "paper"
     methods: tuple[str, ...] = ("aws", "lrr")
     warmup_epochs: int = 10
@@ -105,7 +105,7 @@ EXPERIMENTS = {
         model="mobilenetv2",
         options={"width": 0.25},
         image_size=16,
-        classes=50,
+        classes=range(50),
         protocol="released-code",
         warmup_epochs=8,
         epochs_per_round=4,
@@ -177,14 +177,15 @@ def main() -> None:
         accelerator.print((comparison.folder / "table.md").read_text())
 
 
-def images_of(source: str, classes: int | None) -> str | DatasetDict:
-    """The data set, or of its images those of the first so many classes."""
+def images_of(source: str, classes: range | None) -> str | DatasetDict:
+    """The data set, or of its images those of some classes, which are then numbered from 0."""
     if classes is None:
         return source
     parts = load_dataset(source)
-    label = ClassLabel(names=parts["train"].features["label"].names[:classes])
-    chosen = parts.filter(lambda labels: [x < classes for x in labels], input_columns="label", batched=True)
-    return chosen.cast_column("label", label)
+    names = parts["train"].features["label"].names[classes.start : classes.stop]
+    chosen = parts.filter(lambda labels: [x in classes for x in labels], input_columns="label", batched=True)
+    numbered = chosen.map(lambda label: {"label": label - classes.start}, input_columns="label")
+    return numbered.cast_column("label", ClassLabel(names=names))
 
 
 def options_of(row: Experiment) -> dict[str, Any]:

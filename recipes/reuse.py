@@ -10,7 +10,7 @@ started several times at once, the processes share the work. Results: docs/resul
 images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from accelerate import Accelerator
-from datasets import ClassLabel, DatasetDict, load_dataset
+from evidence import images_of
 from torch import nn
 
-from aws_lottery import SignedMask, SignedMaskConfig, find_signed_mask, load_data
+from aws_lottery import SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask, load_data
 from aws_lottery.atomic import replace_file
 from aws_lottery.cli.options import accelerator_for, machine_options
 from aws_lottery.data import ImageData
@@ -125,6 +125,23 @@ QUESTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What searches and final trainings are done with; `data` by its name."""
+
+    masks: Masks
+    data: Callable[[str], ImageData]
+    training: TrainingConfig
+    accelerator: Accelerator
+    smoke: bool
+    channels_last: bool
+
+    def fresh(self, name: str, seed: int) -> nn.Module:
+        data = self.data(name)
+        size, channels_last = data.image_size, self.channels_last
+        return fresh_network("resnet8", data.num_classes, seed, image_size=size, channels_last=channels_last)
+
+
 def main() -> None:
     args = parsed()
     folder, accelerator = Path(args.output_dir), accelerator_for(args)
@@ -134,30 +151,22 @@ def main() -> None:
         if args.smoke:
             images = made_up_images(32)
         else:
-            images = args.cifar10 if name == "CIFAR-10" else half(args.tiny_imagenet_32, name)
+            images = args.cifar10 if name == "CIFAR-10" else images_of(args.tiny_imagenet_32, HALVES[name])
         rules = replace(CIFAR, size=8 if args.smoke else 16, padding=2)
         loaded = load_data(images, max_train_samples=5000, augmentation=rules, decoded=True, workers=args.workers)
         return loaded.to(accelerator.device)
 
-    def fresh(name: str, seed: int) -> nn.Module:
-        classes, size = data(name).num_classes, data(name).image_size
-        return fresh_network("resnet8", classes, seed, image_size=size, channels_last=args.channels_last)
-
     training = replace(FINAL, epochs=1, batch_size=8) if args.smoke else FINAL
-    masks, rows = Masks(folder), []
+    setting = Setting(Masks(folder), data, training, accelerator, args.smoke, args.channels_last)
+    seeds, rows = SEEDS[:1] if args.smoke else SEEDS, []
     for question in args.questions or QUESTIONS:
-        searches = {name: SEARCHES[name] for name in SEARCHES_OF[question]}
-        search_all(searches, folder, data, fresh, training, args.smoke, accelerator)
+        starts = QUESTIONS[question]
+        do_all([partial(search, setting, name) for name in SEARCHES_OF[question]], accelerator)
         rows += do_all(
-            [
-                partial(train_from, question, start, seed, masks, data, fresh, training, accelerator)
-                for seed in SEEDS[: 1 if args.smoke else None]
-                for start in QUESTIONS[question]
-            ],
-            accelerator,
+            [partial(train_from, setting, question, start, seed) for seed in seeds for start in starts], accelerator
         )
     if accelerator.is_main_process:
-        write_report(folder, rows, masks)
+        write_report(folder, rows, setting.masks)
         print((folder / "table.md").read_text())
 
 
@@ -173,69 +182,48 @@ def parsed() -> Any:
     return args
 
 
-def half(source: str, name: str) -> DatasetDict:
-    """The images of 50 classes."""
-    classes, parts = HALVES[name], load_dataset(source)
-    names = parts["train"].features["label"].names[classes.start : classes.stop]
-    chosen = parts.filter(lambda labels: [x in classes for x in labels], input_columns="label", batched=True)
-    moved = chosen.map(lambda label: {"label": label - classes.start}, input_columns="label")
-    return moved.cast_column("label", ClassLabel(names=names))
-
-
 def search_folder(folder: Path, name: str) -> Path:
     return folder / "searches" / name.replace(" ", "-")
 
 
-def search_all(
-    searches: Mapping[str, Search],
-    folder: Path,
-    data: Any,
-    fresh: Any,
-    training: Any,
-    smoke: bool,
-    accelerator: Accelerator,
-) -> None:
-    def search(name: str, search: Search) -> None:
-        epochs = 1 if smoke else round(EPOCHS_PER_ROUND * search.epochs)
-        config = SignedMaskConfig(
-            rounds=ROUNDS,
-            warmup_epochs=1 if smoke else round(10 * search.epochs),
-            epochs_per_round=epochs,
-            seed=search.order,  # of alpha
-            architecture="resnet8",
-        )
-        find_signed_mask(
-            fresh(search.data, search.init),
-            data(search.data).train,
-            config,
-            replace(training, schedule="constant"),
-            output_dir=search_folder(folder, name),
-            accelerator=accelerator,
-            test_data=data(search.data).test,
-            seed=search.order,
-        )
-
-    do_all([partial(search, name, row) for name, row in searches.items()], accelerator)
+def search(setting: Setting, name: str) -> None:
+    """Do one of SEARCHES, unless it is done."""
+    row, smoke = SEARCHES[name], setting.smoke
+    config = SignedMaskConfig(
+        rounds=ROUNDS,
+        warmup_epochs=1 if smoke else round(10 * row.epochs),
+        epochs_per_round=1 if smoke else round(EPOCHS_PER_ROUND * row.epochs),
+        seed=row.order,  # of alpha
+        architecture="resnet8",
+    )
+    find_signed_mask(
+        setting.fresh(row.data, row.init),
+        setting.data(row.data).train,
+        config,
+        replace(setting.training, schedule="constant"),
+        output_dir=search_folder(setting.masks.folder, name),
+        accelerator=setting.accelerator,
+        test_data=setting.data(row.data).test,
+        seed=row.order,
+    )
 
 
-def train_from(
-    question: str, start: Start, seed: int, masks: Masks, data: Any, fresh: Any, training: Any, accelerator: Accelerator
-) -> dict[str, Any]:
+def train_from(setting: Setting, question: str, start: Start, seed: int) -> dict[str, Any]:
     """The row of a final training, which is done once."""
-    model, remaining = fresh(start.data, seed), 1.0
+    model, remaining = setting.fresh(start.data, seed), 1.0
     if start.mask is not None:
-        mask = start.mask(masks)
+        mask = start.mask(setting.masks)
         remaining = mask.remaining
         mask.apply_(model, exclude=["classifier"])
         mask.held(model, exclude=["classifier"])
     name = f"{start.data}-{start.name}-seed{seed}".replace(" ", "-")
-    accelerator.print(name)
+    setting.accelerator.print(name)
     return final_training(
         model,
-        data(start.data),
-        training,
-        output_dir=masks.folder / "trainings" / name,
-        accelerator=accelerator,
+        setting.data(start.data),
+        setting.training,
+        output_dir=setting.masks.folder / "trainings" / name,
+        accelerator=setting.accelerator,
         identity={"question": question, "start": start.name, "remaining": remaining, "seed": seed},
         seed=seed,
     )
