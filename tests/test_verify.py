@@ -5,6 +5,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,9 +197,9 @@ def test_a_folder_of_another_mask_is_refused(verdict, mask, data):
         verified(mask.with_random_signs(1), data, folder)
 
 
-def test_the_command_verifies_a_mask_of_a_named_network(tmp_path, capsys, monkeypatch):
+def test_the_command_verifies_a_mask_of_a_named_network_at_the_rate_of_its_method(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    config = SignedMaskConfig(architecture="resnet8")
+    config = SignedMaskConfig(method="gm", architecture="resnet8")
     SignedMask.from_model(create_model("resnet8", 4, image_size=32), config).save_pretrained(tmp_path / "mask")
     options = ["--smoke", "--seeds", "1", "--no-plots", "--workers", "0", "--level", "0.1"]
     assert main(["verify", str(tmp_path / "mask"), *options, "--output_dir", str(tmp_path / "out")]) == 0
@@ -206,8 +207,26 @@ def test_the_command_verifies_a_mask_of_a_named_network(tmp_path, capsys, monkey
     kept = json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert (kept["model"], kept["margins"]["level"]) == ("resnet8", 0.1)
     assert [claim["n"] for claim in kept["claims"]] == [1, 1, 1, 1, 1, 0]
-    assert json.loads((tmp_path / "out" / "options.json").read_text())["seeds"] == 1
+    used = json.loads((tmp_path / "out" / "options.json").read_text())
+    assert used["seeds"] == 1
+    assert used["epochs"] == 1
+    assert "learning_rate" not in used  # there is none that all of them have
+    rows = [row for row in read_results(tmp_path / "out" / "results.jsonl") if row.kind == "accuracy"]
+    assert {row.transfer: row.training["learning_rate"] for row in rows if row.transfer in ("dense", "signs")} == {
+        "dense": 0.1,
+        "signs": 0.01,
+    }
     assert not (tmp_path / "out" / "plots").exists()
+
+
+def test_what_starts_from_a_mask_of_a_method_with_a_training_of_its_own_is_trained_by_it(mask, data, tmp_path):
+    of_gem_miner = SignedMask(mask, SignedMaskConfig(method="gm"), prunable=mask.prunable)
+    own = {"gm": replace(TRAINING, learning_rate=0.01), "wr": replace(TRAINING, epochs=7)}
+    found = verified(of_gem_miner, data, tmp_path, seeds=(1,), plots=False, own_training=own)
+    trained = {row.transfer: row.training["learning_rate"] for row in found.rows if row.kind == "accuracy"}
+    assert trained == {"dense": 0.1, "signs": 0.01, "mask": 0.01, "random-signs": 0.01, "shuffled-mask": 0.01}
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        verified(of_gem_miner, data, tmp_path, seeds=(1,), plots=False)
 
 
 @pytest.mark.slow

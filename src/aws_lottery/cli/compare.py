@@ -12,17 +12,14 @@ Examples:
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..experiments.comparison import Comparison
 from ..experiments.jobs import SearchRound
 from ..experiments.panels import require_matplotlib
 from ..experiments.report import TABLE_FILE
-from ..paper import OF_METHOD, RECIPES
-from ..training_config import TrainingConfig
+from ..paper import RECIPES
 from ..transfers import TRANSFERS
 from .options import (
     accelerator_for,
@@ -31,8 +28,10 @@ from .options import (
     fresh_networks,
     network_name,
     options,
+    own_training,
     recipe_option,
     settings_for,
+    settings_in_common,
     training_options,
     write_options,
 )
@@ -86,7 +85,6 @@ def run(args: argparse.Namespace) -> None:
     first = SearchRound(Path(args.searches[0]), args.rounds[0])
     name = network_name(args, first.architecture, args.searches[0])
     config = final_config(settings_for(name, RECIPES[args.recipe]), args)
-    own = {method: final_config(settings, args) for method, settings in OF_METHOD.items()}
     accelerator = accelerator_for(args)
     data = data_for(args, accelerator, first.protocol)
     comparison = Comparison(
@@ -100,16 +98,10 @@ def run(args: argparse.Namespace) -> None:
         transfers=args.transfers,
         seeds=args.seeds,
         barrier_rounds=args.barrier_rounds,
-        own_training=own,
+        own_training=own_training(args),
     )
-    used = _common(config, comparison.trainings.own_training.values())
+    used = settings_in_common([config, *comparison.trainings.own_training.values()])
     write_options(args, {"model": name, **used}, accelerator)
     comparison.run()
     accelerator.print((comparison.folder / TABLE_FILE).read_text())
     accelerator.end_training()
-
-
-def _common(config: TrainingConfig, others: Iterable[TrainingConfig]) -> dict[str, Any]:
-    """The hyper-parameters that all trainings have, so that a file of them, given back with --config, sets no other."""
-    same = [asdict(other).items() for other in others]
-    return {name: value for name, value in asdict(config).items() if all((name, value) in items for items in same)}

@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from ..atomic import replace_file
 from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
 from ..models import ARCHITECTURES, fresh_network, options_under
-from ..paper import RECIPES, Settings
+from ..paper import OF_METHOD, RECIPES, Settings
 from ..processes import warn_if_alone
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from .logs import start_logging
@@ -106,6 +106,17 @@ def final_config(settings: Settings, args: argparse.Namespace) -> TrainingConfig
     """How a final training of one of these networks is done, with the changes that the command line asks for."""
     epochs = args.epochs or (1 if args.smoke else settings.final.epochs)
     return adjusted(replace(settings.final, epochs=epochs), args)
+
+
+def own_training(args: argparse.Namespace) -> dict[str, TrainingConfig]:
+    """Method -> final training from its masks, where that is not the network's; with the command line's changes."""
+    return {method: final_config(settings, args) for method, settings in OF_METHOD.items()}
+
+
+def settings_in_common(configs: Sequence[TrainingConfig]) -> dict[str, Any]:
+    """The hyper-parameters that all of them have, so that a file of these, given back with --config, sets no other."""
+    items = [asdict(config).items() for config in configs]
+    return {name: value for name, value in items[0] if all((name, value) in others for others in items)}
 
 
 def adjusted(config: TrainingConfig, args: argparse.Namespace) -> TrainingConfig:

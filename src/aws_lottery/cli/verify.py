@@ -3,7 +3,8 @@
 It trains networks from each of several initializations: dense, with the signs (twice), with the mask alone, with
 random signs, and with a shuffled mask. It writes results.jsonl, verdict.json, verdict.md, plots, and the mask with a
 card that states the verdicts. Work that is done is not repeated; several processes that run the same command share it.
-docs/verify.md says what the verdicts mean.
+What starts from a mask that `gm` found is trained at the rate that its authors have for that, unless --learning_rate is
+given. docs/verify.md says what the verdicts mean.
 
 Examples:
     aws-lottery verify org/resnet50-aws-0.14 --dataset uoft-cs/cifar100 --seeds 5
@@ -26,8 +27,10 @@ from .options import (
     fresh_networks,
     network_name,
     options,
+    own_training,
     recipe_option,
     settings_for,
+    settings_in_common,
     training_options,
     write_options,
 )
@@ -68,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
     accelerator = accelerator_for(args, {"training": asdict(config)})
     protocol = mask.config.protocol if mask.config else "paper"
     data = data_for(args, accelerator, protocol)
-    write_options(args, {"model": name, **asdict(config)}, accelerator)
+    own = own_training(args)
+    used = settings_in_common([config, own.get(mask.config.method, config) if mask.config else config])
+    write_options(args, {"model": name, **used}, accelerator)
     verdict = verify(
         args.mask if is_folder(args.mask) else mask,
         fresh_networks(args, name, data, protocol),
@@ -77,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
         output_dir=args.output_dir,
         seeds=range(args.seed + 1, args.seed + args.seeds + 1),
         accelerator=accelerator,
+        own_training=own,
         **given_options(args, (*OF_CLAIMS, *OF_REPORT, "weights")),
     )
     accelerator.print(verdict)

@@ -7,9 +7,10 @@
 docs/verify.md says what is claimed, how it is tested and what a verdict means.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,6 +48,7 @@ def verify(
     accelerator: "Accelerator | None" = None,
     plots: bool = True,
     benchmark: tuple[str, str] | None = None,
+    own_training: Mapping[str, TrainingConfig] = MappingProxyType({}),
 ) -> Verdict:
     """Train dense, with the signs and with each control from every seed's initialization, and judge the claims.
 
@@ -58,7 +60,8 @@ def verify(
         mask: itself, its folder, or its id on the Hub.
         fresh: seed -> a freshly initialized network; not the initialization that the search started from.
         data: to train and to measure on.
-        training: of every final training. With the signs there are two a seed, for stability against SGD noise.
+        training: of every final training but those of `own_training`. With the signs there are two a seed, for
+            stability against SGD noise.
         output_dir: where trainings and the verdict are kept.
         seeds: of initialization and data order; a verdict takes two or more, usually five.
         margin: the difference in accuracy that counts, in points: a network that is less accurate than the
@@ -72,6 +75,8 @@ def verify(
         accelerator: None: one on the GPU if there is one, else on the CPU.
         plots: whether to draw; takes matplotlib.
         benchmark: `(data set, task)`, ids of a benchmark on the Hub; writes `.eval_results/` beside the mask's card.
+        own_training: method -> training from the masks that it finds, controls included, where that is not `training`;
+            methods that did not find this mask may be in it.
 
     Returns:
         What was found of each claim, and the rows that it is made of.
@@ -102,6 +107,7 @@ def verify(
         protocol=source.protocol,
         accelerator=accelerator,
         model=source.architecture,
+        own_training={method: one for method, one in own_training.items() if method == source.origin.method},
     )
     trainings.claim(signed_mask=source.origin.signed_mask)
     rows = trainings.rows(
