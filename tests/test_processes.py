@@ -146,6 +146,20 @@ def test_two_ranks_train_on_a_partial_batch_as_one_does_on_it_filled_up(monkeypa
     debug_launcher(_trained_on_each_rank, args=(expected.tolist(),), num_processes=2)
 
 
+def _trained_on_a_last_batch_of_one_image():
+    """65 images in batches of 16: each process sees 8 in each of 5 steps."""
+    torch.set_num_threads(1)
+    model, config, sizes = _network(), TrainingConfig(epochs=1, batch_size=16), []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    train(model, _data(65), config, accelerator=_accelerator(), seed=0, partial_batches=True)
+    assert sizes == [1, *[8] * 5]  # the first is a look at whether the model takes the images
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_fill_up_a_last_batch_of_one_image():
+    debug_launcher(_trained_on_a_last_batch_of_one_image, num_processes=2)
+
+
 def _steps_on_each_rank():
     """70 images in batches of 16: 4 steps, 5 with the partial batch; of whole batches for each rank 2, or 3."""
     torch.set_num_threads(1)

@@ -132,6 +132,37 @@ def test_a_sharded_search_killed_on_four_processes_goes_on_with_two(alone, tmp_p
     debug_launcher(search, args=(str(tmp_path), "aws", True), num_processes=2)  # reads what is there
 
 
+def measured(folder: str, sharded: bool) -> None:
+    """A search without re-estimation, of a network with BatchNorm; keeps what each process is left with."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 17), nn.BatchNorm1d(17), nn.ReLU(), nn.Linear(17, 3))
+    if sharded:
+        shard_(model)
+    config = SignedMaskConfig(protocol="released-code", **STAGES)
+    find_signed_mask(model, images(), config, TRAINING, output_dir=folder, accelerator=accelerator, test_data=images())
+    with torch.no_grad():
+        output = model.eval()(images().tensors[0])
+    torch.save({"output": output, **dict(model.named_buffers())}, f"{folder}/left-{accelerator.process_index}.pt")
+    accelerator.end_training()
+
+
+def test_batch_norms_statistics_are_those_of_ddp_on_all_processes(tmp_path):
+    for name in ("ddp", "sharded"):
+        debug_launcher(measured, args=(str(tmp_path / name), name == "sharded"), num_processes=2)
+    first, second, ddp, other = (
+        torch.load(tmp_path / name / f"left-{rank}.pt") for name in ("sharded", "ddp") for rank in (0, 1)
+    )
+    assert first.keys() == {"output", "2.running_mean", "2.running_var", "2.num_batches_tracked"}
+    for name, value in first.items():
+        assert torch.equal(value, second[name])
+        assert torch.equal(ddp[name], other[name])
+        torch.testing.assert_close(value, ddp[name])
+    assert_alike(tmp_path / "sharded", tmp_path / "ddp")  # the accuracies, and the statistics in the folders
+
+
 def _refuses_a_damaged_shard(folder: str):
     with pytest.raises(CheckpointError, match=r"distcp is damaged.*checkpoint-previous.pt is good"):
         search(folder, "aws", True)

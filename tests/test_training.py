@@ -68,6 +68,11 @@ def test_a_last_batch_of_one_image_is_refused(data):
         batches(data, 31, seed=1, partial_batch=True)
 
 
+def test_a_last_batch_of_one_image_is_no_error_where_processes_will_fill_it_up(data):
+    loader = batches(data, 31, seed=1, partial_batch=True, filled_up=True)
+    assert [len(images) for images, _ in loader] == [31, 1]
+
+
 @pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_training_learns(convnet, data, accelerator, optimizer, schedule):

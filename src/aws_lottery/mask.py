@@ -16,7 +16,7 @@ from .parameters.fitting import fit
 from .parameters.hold import Hold
 from .parameters.matching import Names
 from .parameters.partition import norm_parameters, partition
-from .parameters.unwrap import modules_of, parameters_of, unwrap
+from .parameters.unwrap import class_name, modules_of, parameters_of, unwrap
 from .sharding import as_laid_out, local, whole
 from .summaries import share_text
 
@@ -168,7 +168,7 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         order = sorted(theta, key=lambda name: (owners[name.rpartition(".")[0]], name not in masks))  # it moved them
         prunable = tuple(name for name in order if name in masks)
         if not prunable:
-            raise ValueError(f"torch.nn.utils.prune has pruned nothing in this {type(model).__name__}; use from_model")
+            raise ValueError(f"torch.nn.utils.prune has pruned nothing in this {class_name(model)}; use from_model")
         values = signs.sign0({name: theta[name] for name in order}, {n: masks[n].to(torch.uint8) for n in prunable})
         total = sum(p.numel() for p in model.parameters())
         return cls({name: value.cpu() for name, value in values.items()}, prunable=prunable, parameters=total)

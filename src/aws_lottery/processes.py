@@ -3,11 +3,15 @@
 import logging
 import os
 import pickle
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
+
+from .sharding import is_sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -22,6 +26,28 @@ def any_process(mine: bool, accelerator: "Accelerator") -> bool:
         return mine
     flag = torch.tensor(int(mine), device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum").item())  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def share_buffers_(model: nn.Module, processes: "Accelerator | PartialState") -> None:
+    """Copy the buffers of the first process, such as BatchNorm's running statistics, to all; every process calls it.
+
+    DDP does so at the start of each forward (`broadcast_buffers`), FSDP2 never does. The first process's statistics are
+    then those of its own batches in either way. Training does not use them, so it is enough to call this before
+    something does: the values are those of DDP.
+    """
+    if processes.num_processes == 1:
+        return
+    from accelerate.utils import broadcast
+
+    buffers: dict[torch.dtype, list[Tensor]] = defaultdict(list)  # one message each
+    for buffer in model.buffers():
+        if not is_sharded(buffer):
+            buffers[buffer.dtype].append(buffer)
+    for tensors in buffers.values():
+        message: Tensor = broadcast(torch.cat([b.flatten() for b in tensors]).to(processes.device))  # type: ignore
+        for buffer, values in zip(tensors, message.split([b.numel() for b in tensors]), strict=True):
+            buffer.copy_(values.view_as(buffer))
 
 
 def refuse_sharding(accelerator: "Accelerator | AcceleratorState", *, but_fsdp2: bool = False) -> None:

@@ -11,6 +11,7 @@ from .mask import SignedMask
 from .mask_file.provenance import Provenance
 from .parameters import norm_interpolation
 from .parameters.hold import held_by
+from .parameters.unwrap import class_name
 from .searched_model import SearchedModel
 from .starting import MaskSource, as_mask
 
@@ -210,7 +211,7 @@ class AWSPruner(SearchedModel):
         if self._alpha.position == self._alpha_before:
             raise RuntimeError(
                 f"stage {t} was trained without interpolation (Eq. 2), which acts where the "
-                f"{type(self.model).__name__} that the pruner was given is called in training mode: call that model "
+                f"{class_name(self.model)} that the pruner was given is called in training mode: call that model "
                 "itself and not a part of it, after model.train(), or give the pruner the part that is called"
             )
 

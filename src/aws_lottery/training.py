@@ -17,7 +17,7 @@ from .data import Images, ImageSplit, batches
 from .evaluation import logits
 from .no_trace import leaving_no_trace, release
 from .preflight import check_fit
-from .processes import refuse_sharding, warn_if_whole
+from .processes import refuse_sharding, share_buffers_, warn_if_whole
 from .sharding import is_sharded_model
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 
@@ -243,12 +243,13 @@ def train(
         check_fit(training.network, data, accelerator, what="data")
         if resume is not None:
             training.load_state_dict(resume)
+        filled_up = accelerator.num_processes > 1 and accelerator.even_batches
         start = time.perf_counter()
         while training.epoch < (config.epochs if until is None else until):
             training.network.train()
             epoch_seed = _mix(seed, training.epoch)
             loader = accelerator.prepare(
-                batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches)
+                batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches, filled_up=filled_up)
             )
             for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
                 stepped = training.learn(images, labels)
@@ -259,6 +260,7 @@ def train(
                     on_step(training)
                 start = time.perf_counter()
         training.put_average_()
+        share_buffers_(training.network, accelerator)
         on_end(training)
     return training.loss
 

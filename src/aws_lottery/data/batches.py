@@ -26,7 +26,12 @@ class Images(TensorDataset):
 
 
 def batches(
-    data: Images | ImageSplit, batch_size: int, *, seed: int | None = None, partial_batch: bool = False
+    data: Images | ImageSplit,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    partial_batch: bool = False,
+    filled_up: bool = False,
 ) -> DataLoader:
     """A loader of (images, labels) batches.
 
@@ -37,6 +42,7 @@ def batches(
             evaluation view.
         partial_batch: in the order of a seed, give a last batch that is not full as well, instead of leaving it out.
             Several processes need equal shares: accelerate fills it up for them, from the epoch's first images.
+        filled_up: whether it will be, so that a last batch of a single image is no error.
 
     Returns:
         What yields a tensor (batch_size, channels, height, width) and labels (batch_size,).
@@ -55,7 +61,7 @@ def batches(
         raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}")
     shuffle = seed is not None
     if shuffle:
-        _check(len(data), batch_size, partial_batch)
+        _check(len(data), batch_size, partial_batch, filled_up)
     drop_last = shuffle and not partial_batch
     if isinstance(data, ImageSplit):
         order = SeededOrder(len(data), seed=seed, draws=data.augmentation.draws)
@@ -64,10 +70,10 @@ def batches(
     return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=drop_last, collate_fn=as_is)
 
 
-def _check(images: int, batch_size: int, partial_batch: bool) -> None:
+def _check(images: int, batch_size: int, partial_batch: bool, filled_up: bool) -> None:
     if not partial_batch and images < batch_size:
         raise ValueError(f"batch_size={batch_size} is more than there is, {images} images: no batch would be full")
-    if partial_batch and images % batch_size == 1:
+    if partial_batch and not filled_up and images % batch_size == 1:
         raise ValueError(
             f"{images} images in batches of {batch_size} leave 1 for the last batch of an epoch, which is trained on "
             "too, and BatchNorm has no statistics of one image; take another batch_size, or the protocol 'paper', "

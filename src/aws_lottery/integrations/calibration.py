@@ -1,14 +1,34 @@
-"""Re-estimating BatchNorm statistics on a Trainer's training data, without any effect on its training."""
+"""BatchNorm's statistics before a Trainer uses them: re-estimated on its training data, the same on all processes.
+
+Nothing here has an effect on the Trainer's training.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainerControl, TrainingArguments
 
 from ..evaluation import recalibrate
+from ..processes import share_buffers_
 from ..random_states import aside
+
+
+def settle_statistics_(
+    model: nn.Module, args: TrainingArguments, control: TrainerControl, train_dataloader: Any = None
+) -> None:
+    """To be called where the Trainer may evaluate or save next, on all processes; `control` says what it will do.
+
+    Args:
+        train_dataloader: what they are re-estimated on before an evaluation; None: they stay as training left them.
+    """
+    if control.should_evaluate and train_dataloader is not None:
+        recalibrate_on(model, train_dataloader, batch_size=args.per_device_train_batch_size)
+    if control.should_evaluate or control.should_save:
+        share_buffers_(model, PartialState())
 
 
 def recalibrate_on(model: nn.Module, train_dataloader: Any, *, batch_size: int) -> None:

@@ -59,8 +59,8 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
 
     Args:
         callback: name of the class whose state the Trainer kept.
-    Raises: ValueError if no search wrote the checkpoint, if its shards are damaged, or if it is of a sharded model and
-        this is none; FileNotFoundError if the file of its state is missing.
+    Raises: ValueError if no search wrote the checkpoint, if a step had another number of rows then, if its shards are
+        damaged, or if it is of a sharded model and this is none; FileNotFoundError if the file of its state is missing.
     """
     exported = (state.stateful_callbacks or {}).get(callback)  # type: ignore[union-attr]
     if not isinstance(exported, dict):
@@ -73,6 +73,7 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
         if (folder / STATE_FILE).is_file():
             saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)  # runs no code
             if (saved["search"], saved["step"]) == (exported["attributes"]["_search"], state.global_step):
+                _require_steps(saved, args, state)
                 load_renamed_(model, folder)
                 return _with_shards(folder, saved, model)
     looked_in = " or ".join(map(str, folders))
@@ -81,6 +82,20 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
         "or those there are of another search. If the checkpoint lies in another folder, tell the callback, too: "
         "TrainingArguments(resume_from_checkpoint=its folder)"
     )
+
+
+def _require_steps(saved: Mapping[str, Any], args: TrainingArguments, state: TrainerState) -> None:
+    """Raises: ValueError if the search had another number of optimizer steps: its rounds would not end where they do.
+
+    The number of processes may be another, as long as they see as many rows in a step together.
+    """
+    if saved.get("max_steps", state.max_steps) != state.max_steps:  # older files have none
+        raise ValueError(
+            f"the checkpoint of step {state.global_step} is of a search of {saved['max_steps']} optimizer steps, this "
+            f"one has {state.max_steps}: resume it on the same data, with as many rows in a step. A step has now "
+            f"per_device_train_batch_size={args.per_device_train_batch_size} x {args.world_size} processes x "
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps}"
+        )
 
 
 def _with_shards(folder: Path, saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..mask import SignedMask
 from ..parameters.hold import Hold
 from ..parameters.unwrap import parameters_of, unwrap
-from ..processes import refuse_sharding, together, warn_if_whole
+from ..processes import refuse_sharding, share_buffers_, together, warn_if_whole
 from ..sharding import local
-from .calibration import recalibrate_on
+from .calibration import recalibrate_on, settle_statistics_
 from .checkpoints import load_renamed_, resumed_folders
 
 
@@ -72,10 +72,19 @@ class HeldMask(TrainerCallback):
         if args.eval_on_start:
             recalibrate_on(model, train_dataloader, batch_size=args.per_device_train_batch_size)
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model, **of_trainer
+    ) -> None:
+        """Give all processes the same BatchNorm statistics before an evaluation or a checkpoint within an epoch."""
+        settle_statistics_(unwrap(model), args, control)
+
+    on_epoch_end = on_step_end  # before those of an epoch
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model, **of_trainer
     ) -> None:
-        """Leave the model an ordinary one."""
+        """Leave the model an ordinary one, with the same BatchNorm statistics on all processes."""
+        share_buffers_(unwrap(model), PartialState())
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_renamed_(unwrap(model), Path(state.best_model_checkpoint))
         self._release()

@@ -22,12 +22,12 @@ from transformers.trainer_callback import ExportableState
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..mask import SignedMask
 from ..parameters.unwrap import unwrap
-from ..processes import refuse_sharding, together, warn_if_whole
+from ..processes import refuse_sharding, share_buffers_, together, warn_if_whole
 from ..pruner import AWSPruner, Stage
 from ..runs.round_folder import round_folder, save_round
 from ..sharding import is_sharded_model
 from .arguments import hyper_parameters, refuse
-from .calibration import recalibrate_on
+from .calibration import recalibrate_on, settle_statistics_
 from .checkpoints import checkpoint_folder, load_search, save_search, save_sharded_search
 from .stages import group_settings, renew_, restart_in_every_stage_, stage_epochs, stage_of
 
@@ -154,17 +154,15 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, train_dataloader, **of_trainer
     ) -> None:
-        """Re-estimate BatchNorm before an evaluation within an epoch."""
-        if control.should_evaluate:
-            self._recalibrate(args, train_dataloader)
+        """Settle BatchNorm's statistics before an evaluation or a checkpoint within an epoch."""
+        self._settle_statistics(args, control, train_dataloader)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, train_dataloader, **of_trainer
     ) -> None:
-        """Re-estimate BatchNorm before the evaluation of an epoch."""
+        """Settle BatchNorm's statistics before the evaluation and the checkpoint of an epoch."""
         self._epoch += 1
-        if control.should_evaluate:
-            self._recalibrate(args, train_dataloader)
+        self._settle_statistics(args, control, train_dataloader)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs, **of_trainer
@@ -193,9 +191,11 @@ class WinningSignCallback(TrainerCallback, ExportableState):
             self.mask = self.mask or self.pruner.signed_mask()  # a resumed solution comes after all rounds
             if self.solution_epochs:
                 self._keep("solution", self.mask)
-            self._recalibrate(args, train_dataloader)
+            if PROTOCOLS[self.config.protocol].recalibrate:
+                recalibrate_on(self.pruner.model, train_dataloader, batch_size=args.per_device_train_batch_size)
             if args.push_to_hub:
                 self._push(args, state)
+        share_buffers_(self.pruner.model, PartialState())
         self._release()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of_trainer) -> None:
@@ -225,7 +225,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
 
     def _search_state(self) -> dict[str, Any]:
         assert self.pruner is not None
-        state = {"pruner": self.pruner.state_dict(), "groups": self._settings}
+        state = {"pruner": self.pruner.state_dict(), "groups": self._settings, "max_steps": self._state.max_steps}
         return {"search": self._search, "step": self._state.global_step, **state}
 
     def _keep_round(self, index: int, mask: SignedMask) -> None:
@@ -237,9 +237,10 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         about = {"training": hyper_parameters(self._args), **self.about}
         save_round(Path(self._args.output_dir or ".") / name, mask, self.pruner, PartialState(), about=about)
 
-    def _recalibrate(self, args: TrainingArguments, train_dataloader: Any) -> None:
-        if self.pruner is not None and PROTOCOLS[self.config.protocol].recalibrate:
-            recalibrate_on(self.pruner.model, train_dataloader, batch_size=args.per_device_train_batch_size)
+    def _settle_statistics(self, args: TrainingArguments, control: TrainerControl, train_dataloader: Any) -> None:
+        assert self.pruner is not None
+        data = train_dataloader if PROTOCOLS[self.config.protocol].recalibrate else None
+        settle_statistics_(self.pruner.model, args, control, data)
 
     def _push(self, args: TrainingArguments, state: TrainerState) -> None:
         folder = Path(args.output_dir or ".")

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from .kinds import layer_kind
+from .unwrap import class_name
 
 
 def find_classifier(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[str | None, str | None]:
@@ -56,7 +57,7 @@ def _is_headless(model: nn.Module) -> bool:
 
 def _doubt(model: nn.Module, name: str, layers: Mapping[str, nn.Module]) -> str | None:
     if _is_headless(model):
-        return f"{type(model).__name__} has no head of its own"
+        return f"{class_name(model)} has no head of its own"
     parent = name.rpartition(".")[0]
     beside = [] if isinstance(model.get_submodule(parent), nn.Sequential) else _beside(name, parent, layers)
     if beside:

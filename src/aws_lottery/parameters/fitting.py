@@ -10,7 +10,7 @@ from ..signs import check_finite
 from .checkpoint_names import checkpoint_names
 from .matching import Names, match
 from .partition import norm_parameters
-from .unwrap import parameters_of, unwrap
+from .unwrap import class_name, parameters_of, unwrap
 
 if TYPE_CHECKING:
     from ..mask import SignedMask
@@ -44,7 +44,7 @@ def fit(
     except ValueError as error:
         made_for = (mask.config and mask.config.architecture) or "a network that it does not name"
         raise ValueError(
-            f"the signed mask does not fit this {type(model).__name__}, nothing was changed; "
+            f"the signed mask does not fit this {class_name(model)}, nothing was changed; "
             f"it was made for {made_for}. {error}"
         ) from None
     return places

@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from ..sharding import is_sharded
 from ..signs import check_shapes, remaining
 from .places import Places, explain, why_lost
-from .unwrap import clean_name, every_name_of, parameters_of
+from .unwrap import class_name, clean_name, every_name_of, parameters_of
 from .weight_mask import LoadHook, Mask
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Hold:
         """
         if held_by(model) is not None:
             raise ValueError(
-                f"this {type(model).__name__} is held to a mask already; remove that hold first "
+                f"this {class_name(model)} is held to a mask already; remove that hold first "
                 "(Hold.remove, or AWSPruner.detach if a pruner holds it)"
             )
         parameters = parameters_of(model)
@@ -97,7 +97,7 @@ class Hold:
 
     def __repr__(self) -> str:
         """What is held; without what is left of sharded weights, which all processes would have to count together."""
-        masks, what = self.masks, f"{type(self).__name__} on {type(self.model).__name__}"
+        masks, what = self.masks, f"{type(self).__name__} on {class_name(self.model)}"
         sharded = any(map(is_sharded, masks.values()))
         lines = [
             f"  {name} {tuple(m.shape)}: " + ("sharded" if sharded else f"{int(m.count_nonzero()):,} of {m.numel():,}")
@@ -178,7 +178,7 @@ class Hold:
         reasons = {name: why_lost(name, tensor, now) for name, tensor in self._tensors.items()}
         if lost := {name: reason for name, reason in reasons.items() if reason}:
             if optimizer is None or not _moved_by(optimizer).isdisjoint(map(id, now.values())):
-                raise RuntimeError(explain(lost, type(self.model).__name__))
+                raise RuntimeError(explain(lost, class_name(self.model)))
             return
         new = {name: now[name] for name, tensor in self._tensors.items() if now[name] is not tensor}
         self._tensors.update(new)
@@ -284,7 +284,7 @@ def _refuse_held(weights: Mapping[str, Tensor]) -> None:
         if id(weight) in held:
             other, hold = held[id(weight)]
             raise ValueError(
-                f"'{name}' is held to a mask already, as '{other}' of a {type(hold.model).__name__} that shares it; "
+                f"'{name}' is held to a mask already, as '{other}' of a {class_name(hold.model)} that shares it; "
                 "remove that hold first (Hold.remove, or AWSPruner.detach if a pruner holds it)"
             )
 

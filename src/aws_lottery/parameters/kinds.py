@@ -8,6 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .unwrap import class_name
+
 NORM_CLASSES = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NORM_NAME = re.compile(r"(batch|layer|group|instance|rms|frozen)_?norm", re.IGNORECASE)
 _ADAPTER = re.compile(r"(^|\.)(lora|ia3|hada|lokr|oft|boft|vera)_")  # what peft calls its own
@@ -63,7 +65,7 @@ def layer_kind(module: nn.Module) -> str | None:
     """The kind of a layer with a `weight`: conv, linear, embedding or None."""
     if isinstance(module, _ConvNd):
         return "conv"
-    if isinstance(module, nn.Linear | nn.Bilinear) or type(module).__name__ == "Conv1D":
+    if isinstance(module, nn.Linear | nn.Bilinear) or class_name(module) == "Conv1D":
         return "linear"
     return "embedding" if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..config import PROTOCOLS, SignedMaskConfig
 from .classifier import find_classifier
 from .kinds import is_norm, kind_of
-from .unwrap import every_name_of, modules_of, parameters_of
+from .unwrap import class_name, every_name_of, modules_of, parameters_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def partition(model: nn.Module, config: SignedMaskConfig) -> Partition:
         others = tuple(alias for alias in aliases if alias != name)
         parts.append(Part(name, others, parameter.numel(), kind_of(name, parameter, modules), spared))
     result = Partition(tuple(parts), classifier, doubt)
-    _check(result, every, config, type(model).__name__)
+    _check(result, every, config, class_name(model))
     return result
 
 

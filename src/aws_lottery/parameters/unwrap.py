@@ -20,7 +20,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def class_name(model: nn.Module) -> str:
-    """The name of the model's class, as its author gave it: `fully_shard` makes a class with FSDP before that name."""
+    """The name of the class of a model or layer, as its author gave it: `fully_shard` makes a class whose name starts
+    with FSDP."""
     name = type(model).__name__
     original = name.removeprefix("FSDP")
     return original if original in (base.__name__ for base in type(model).__mro__) else name
