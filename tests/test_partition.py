@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aws_lottery import AWSPruner, SignedMaskConfig
+from aws_lottery import AWSPruner, SignedMask, SignedMaskConfig
 from aws_lottery.parameters.classifier import find_classifier
 from aws_lottery.parameters.partition import partition
 
@@ -201,3 +201,30 @@ def test_a_guessed_classifier_is_in_doubt_if_others_could_be_it_or_it_lies_deep(
 def test_a_doubtful_classifier_is_a_visible_warning(caplog):
     AWSPruner(heads(a=nn.Linear(8, 2), b=nn.Linear(8, 3)))
     assert "'b' is taken for the classifier and not pruned, but 'a' may be one as well" in caplog.text
+
+
+def renamed_as_by_fsdp(module):
+    """`fully_shard` gives a module a class made from its own (tests/test_shards.py has the real thing)."""
+    cls = type(module)
+    module.__class__ = type(f"FSDP{cls.__name__}", (cls,), {})
+    return module
+
+
+def test_kinds_and_messages_go_by_the_names_of_before_fsdp():
+    class Conv1D(nn.Module):  # known by its name: transformers has one, and it is no Linear
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4))
+
+    class Net(nn.Sequential):
+        pass
+
+    model = renamed_as_by_fsdp(Net(renamed_as_by_fsdp(Conv1D()), nn.LayerNorm(4), nn.Linear(4, 2)))
+    assert sort(model).prunable == ("0.weight",)
+    mask = SignedMask.from_model(model)
+    assert repr(mask.held(model)).startswith("Hold on Net")
+    with pytest.raises(ValueError, match="this Net is held to a mask already"):
+        mask.held(model)
+    other = SignedMask({"w": torch.ones(1, dtype=torch.int8)}, prunable=("w",))
+    with pytest.raises(ValueError, match="does not fit this Net, nothing was changed"):
+        other.apply_(model)

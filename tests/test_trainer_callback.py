@@ -440,6 +440,14 @@ def test_a_search_refuses_a_checkpoint_of_another_configuration_or_of_none(tmp_p
         search(net(), tmp_path / "plain", resume=str(tmp_path / "plain" / "checkpoint-6"), **options)
 
 
+def test_a_search_refuses_a_checkpoint_of_other_steps(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 6}
+    search(net(), tmp_path, **options)  # 4 rows in a step
+    match = "step 6 is of a search of 20 optimizer steps, this one has 40.*per_device_train_batch_size=2 x 1 processes"
+    with pytest.raises(ValueError, match=match):
+        search(net(), tmp_path, resume=str(tmp_path / "checkpoint-6"), per_device_train_batch_size=2, **options)
+
+
 def test_a_search_that_is_stopped_early_says_so_and_claims_no_more_rounds(tmp_path, caplog):
     class Stop(TrainerCallback):
         def on_epoch_end(self, args, state, control, **of_trainer):
