@@ -3,9 +3,10 @@
     python benchmarks/resume_on_others.py
 
 A perceptron with LayerNorm on the digits, sharded by FSDP2 over gloo processes on this machine, 64 images in a step
-whatever their number, AdamW. A search (AWS, a warm-up and 3 rounds) and plain training of as many epochs, each cut
-within the second round and resumed; against the same run that nothing cut. `equal` is the share of all entries of the
-signed mask that are the same; `apart` the largest difference between trained weights, over the largest weight.
+whatever their number, AdamW. A search (AWS, a warm-up and 3 rounds) and plain training of as many epochs, whose
+optimizer is emptied as often as the search's, each cut within the second round and resumed; against the same run that
+nothing cut. `equal` is the share of all entries of the signed mask that are the same; `apart` the largest difference
+between trained weights, over the largest weight.
 """
 
 import argparse
@@ -55,6 +56,15 @@ class Cut(TrainerCallback):
         raise KeyboardInterrupt
 
 
+class Renew(TrainerCallback):
+    """Empties the optimizer at the start of each round, as a search does: its next step divides by gradients that may
+    be as small as rounding errors are."""
+
+    def on_epoch_begin(self, args, state, control, *, optimizer, **of_trainer):
+        if state.epoch in (2, 4, 6):
+            optimizer.state.clear()
+
+
 def train(folder: str, kind: str, processes: int, cut: bool, resume: bool) -> None:
     """On each process."""
     torch.set_num_threads(1)
@@ -74,7 +84,7 @@ def train(folder: str, kind: str, processes: int, cut: bool, resume: bool) -> No
         disable_tqdm=True,
     )
     data = [{"images": image, "labels": label} for image, label in digit_images("train")]
-    callbacks = [*([WinningSignCallback(CONFIG)] if kind == "search" else []), *([Cut()] if cut else [])]
+    callbacks = [WinningSignCallback(CONFIG) if kind == "search" else Renew(), *([Cut()] if cut else [])]
     trainer = ShardingTrainer(Net(), args, train_dataset=data, callbacks=callbacks)
     with suppress(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=resume)
