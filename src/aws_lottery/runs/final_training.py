@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,23 +59,20 @@ def final_training(
     check_initialized(parameters_of(model))
     model.to(accelerator.device)
     identity = {**identity, "dataset": data.name, "training": asdict(config), "data_seed": seed}
-
     for what, images in (("data.train", data.train), ("data.test", data.test)):
         check_fit(model, images, accelerator, what=what)
-
-    def accuracy() -> float:
-        return accuracy_of(
-            model,
-            data.test,
-            train_data=data.train,
-            batch_size=config.batch_size,
-            accelerator=accelerator,
-            recalibrated=protocol.recalibrate,
-        )
-
+    accuracy = partial(
+        accuracy_of,
+        model,
+        data.test,
+        train_data=data.train,
+        batch_size=config.batch_size,
+        accelerator=accelerator,
+        recalibrated=protocol.recalibrate,
+    )
     measured: dict[str, Any] = {}
-    partial = protocol.partial_batches
-    steps = config.epochs * steps_an_epoch(data.train, config, accelerator, partial_batches=partial)
+    partial_batches = protocol.partial_batches
+    steps = config.epochs * steps_an_epoch(data.train, config, accelerator, partial_batches=partial_batches)
     settings = {**identity, "data": fingerprint(data.train), "test_data": fingerprint(data.test)}
     run = Run(output_dir, settings, model, accelerator, total_steps=steps, more_state=lambda: measured)
     path = run.folder / RESULT_FILE
@@ -91,7 +89,7 @@ def final_training(
                 seed=seed,
                 on_step=run.after_step,
                 resume=run.training,
-                partial_batches=partial,
+                partial_batches=partial_batches,
             )
             measured["after"] = accuracy()
         except FloatingPointError as error:
@@ -99,9 +97,14 @@ def final_training(
         result = with_checksum({**identity, **measured})
         with together(accelerator):
             if accelerator.is_main_process:
-                if "failed" not in measured:
-                    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-                    replace_file(run.folder / MODEL_FILE, checked_tensors.to_bytes(whole, {}))
-                replace_file(path, (to_json(result, indent=2) + "\n").encode())
+                _write(run.folder, result, model)
         run.remove_checkpoint()
     return without_checksum(result)
+
+
+def _write(folder: Path, result: Mapping[str, Any], model: nn.Module) -> None:
+    """The network, if its training did not fail, and then the result, which says that the training is done."""
+    if "failed" not in result:
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        replace_file(folder / MODEL_FILE, checked_tensors.to_bytes(whole, {}))
+    replace_file(folder / RESULT_FILE, (to_json(result, indent=2) + "\n").encode())
