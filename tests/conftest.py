@@ -3,10 +3,16 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from aws_lottery.data import Images
 
 torch.set_num_threads(1)  # two threads collapse when anything else runs
 
@@ -62,6 +68,21 @@ def images() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Four batches of 8 images with labels that can be learnt."""
     x = torch.randn(4, 8, 3, 6, 6)
     return [(batch, batch.mean(dim=(2, 3)).argmax(1)) for batch in x]
+
+
+@pytest.fixture
+def data(images: list[tuple[torch.Tensor, torch.Tensor]]) -> "Images":
+    """The 32 of `images` as a data set."""
+    from aws_lottery.data import Images
+
+    return Images(torch.cat([x for x, _ in images]), torch.cat([y for _, y in images]))
+
+
+@pytest.fixture
+def accelerator() -> "Accelerator":
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,11 +15,6 @@ from aws_lottery.strict_json import without_checksum
 SETTINGS = {"seed": 0, "training": {"learning_rate": 0.1, "milestones": [0.5]}}
 
 
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
 def saved(folder: Path, accelerator: Accelerator, *values: float) -> Path:
     for value in values:
         save(folder, {"x": torch.full((3,), value)}, accelerator)

@@ -4,16 +4,10 @@ import json
 from functools import partial
 
 import pytest
-from accelerate import Accelerator
 from filelock import FileLock
 
 from aws_lottery.runs import lock
 from aws_lottery.runs.lock import Busy, do_all, locked, written_once
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
 
 
 def test_a_lock_that_another_run_holds_is_busy_and_free_after_it(tmp_path, accelerator):

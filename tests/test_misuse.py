@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,16 +24,6 @@ from aws_lottery.preflight import check_fit
 from aws_lottery.training import _warn_of_whole_batches
 
 ONE_ROUND = SignedMaskConfig(rounds=1, warmup_epochs=1, epochs_per_round=1)
-
-
-@pytest.fixture
-def accelerator():
-    return Accelerator(cpu=True)
-
-
-@pytest.fixture
-def data(images):
-    return Images(torch.cat([x for x, _ in images]), torch.cat([y for _, y in images]))
 
 
 class Wrapped(nn.Module):

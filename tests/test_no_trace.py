@@ -9,14 +9,8 @@ from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
 
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, train
-from aws_lottery.data import Images
 
 CONFIG = TrainingConfig(epochs=2, batch_size=9, max_grad_norm=1.0)  # batches of 9, 9, 9, 5
-
-
-@pytest.fixture
-def data(images):
-    return Images(torch.cat([x for x, _ in images]), torch.cat([y for _, y in images]))
 
 
 @pytest.fixture

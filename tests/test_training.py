@@ -6,20 +6,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, recalibrate, train
-from aws_lottery.data import Images, batches, digit_images, digits
+from aws_lottery.data import batches, digit_images, digits
 from aws_lottery.metrics import Accuracy
 from aws_lottery.parameters import norm_interpolation
 from aws_lottery.training import steps_an_epoch
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
-
-
-@pytest.fixture
-def data(images):
-    return Images(torch.cat([x for x, _ in images]), torch.cat([y for _, y in images]))
 
 
 def test_digits_come_without_a_download_and_always_split_alike():
