@@ -99,6 +99,7 @@ def test_a_consensus_of_too_few_or_too_many_is_refused(least):
     [
         (mask(1, 0), r"not of one network: 1 tensors differ: w \(6,\), \(2,\)"),
         (SignedMask({"v": tensor([1], dtype=torch.int8)}), "3 tensors differ: w, b, v"),
+        (SignedMask(dict.fromkeys("bcdefghijklmw", A["w"])), "12 tensors differ: .*, l and 2 more; give masks"),
         (SignedMask(dict(A)), "only one prunes b"),
         (A.binary(), "without signs"),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .mask import SignedMask
 from .mask_file.provenance import provenance
+from .summaries import some_text
 
 ALL = "all layers"
 
@@ -168,12 +169,12 @@ def _check(first: SignedMask, second: SignedMask) -> None:
     wrong = [name for name in first if name not in second] + [name for name in second if name not in first]
     wrong += [f"{n} {tuple(v.shape)}, {tuple(second[n].shape)}" for n, v in first.items() if _differ(v, second.get(n))]
     if wrong:
-        names = ", ".join(wrong[:10]) + (", ..." if len(wrong) > 10 else "")
         raise ValueError(
-            f"the masks are not of one network: {len(wrong)} tensors differ: {names}. Give masks of the same network"
+            f"the masks are not of one network: {len(wrong)} tensors differ: {some_text(wrong)}; "
+            "give masks of the same network"
         )
     if odd := sorted(set(first.prunable) ^ set(second.prunable)):
-        raise ValueError(f"the masks are of searches that prune other tensors: only one prunes {', '.join(odd[:10])}")
+        raise ValueError(f"the masks are of searches that prune other tensors: only one prunes {some_text(odd)}")
 
 
 def _differ(value: Tensor, other: Tensor | None) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .criteria import Score, magnitude
 from .radix_select import keep, select
 from .sharding import counted, local, total
+from .summaries import some_text
 
 Tensors = Mapping[str, Tensor]
 
@@ -244,9 +245,8 @@ def check_finite(theta: Tensors) -> None:
     """Raises ValueError that names the tensors with NaN or infinite values, or without any (on the meta device)."""
     check_initialized(theta)
     if bad := _marked(theta, lambda value: not _is_finite(value)):
-        listed = ", ".join(repr(name) for name in bad[:10]) + (f" and {len(bad) - 10} more" if bad[10:] else "")
         raise ValueError(
-            f"NaN or infinite values in {listed}: magnitudes and signs mean nothing there. "
+            f"NaN or infinite values in {some_text(map(repr, bad))}: magnitudes and signs mean nothing there. "
             "Did training diverge? Go back to the last good checkpoint or lower the learning rate"
         )
 

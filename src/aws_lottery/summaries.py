@@ -24,6 +24,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def some_text(things: Iterable[str]) -> str:
+    """Ten of them with commas between, and how many more there are."""
+    listed = list(things)
+    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if listed[10:] else "")
+
+
 def share_text(share: float) -> str:
     """Four digits after the point, `1.0000`; of what is under 0.001, four digits that are not 0; `-` for NaN, the share
     of nothing."""

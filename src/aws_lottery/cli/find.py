@@ -125,7 +125,8 @@ def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
         **start,
     )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
-    accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} --dataset {args.dataset}")
+    on = "--smoke" if args.smoke else f"--dataset {args.dataset}"
+    accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} {on}")
     if args.push_to_hub and accelerator.is_main_process:
         mask.push_to_hub(args.push_to_hub)
     accelerator.end_training()

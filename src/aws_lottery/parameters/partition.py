@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..config import PROTOCOLS, SignedMaskConfig
+from ..summaries import some_text
 from .classifier import find_classifier
 from .kinds import is_norm, kind_of
 from .unwrap import class_name, every_name_of, modules_of, parameters_of
@@ -151,7 +152,9 @@ def _classifier(model: nn.Module, modules: dict[str, nn.Module], named: str | No
     if named is None:
         return find_classifier(model, modules)
     if named not in modules:
-        raise ValueError(f"classifier '{named}' is not a module of the model; its modules: {_some(modules)}")
+        raise ValueError(
+            f"classifier '{named}' is not a module of the model; its modules: {some_text(map(repr, modules))}"
+        )
     return named, None
 
 
@@ -163,20 +166,14 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _check(parts: Partition, every: dict[str, nn.Parameter], config: SignedMaskConfig, model: str) -> None:
+    names = some_text(map(repr, every))
     for field in ("exclude", "include"):
         for pattern in getattr(config, field):
             if not any(matches(name, (pattern,)) for name in every):
-                raise ValueError(
-                    f"{field} pattern '{pattern}' matches no parameter of the model; it has: {_some(every)}"
-                )
+                raise ValueError(f"{field} pattern '{pattern}' matches no parameter of the model; it has: {names}")
     if not parts.prunable:
         frozen = f" {len(parts.frozen)} are frozen: prune_frozen=True prunes them." if parts.frozen else ""
         raise ValueError(
             f"nothing to prune in this {model}: kinds {', '.join(config.prunable)}, less the classifier "
-            f"({parts.classifier}) and {list(config.exclude)}, leave none of its parameters: {_some(every)}.{frozen}"
+            f"({parts.classifier}) and {list(config.exclude)}, leave none of its parameters: {names}.{frozen}"
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = [repr(name) for name in names]
-    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if listed[10:] else "")
