@@ -1,6 +1,8 @@
 """A small vision transformer on handwritten digits by transformers.Trainer: search and final trainings; no downloads.
 
     python recipes/aws_trainer_vit.py
+    accelerate launch --config_file recipes/launch/fsdp2.yaml --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \\
+        --fsdp_transformer_layer_cls_to_wrap ViTLayer recipes/aws_trainer_vit.py       # sharded over several GPUs
 
 One `train` with WinningSignCallback is the search (Algorithm 1). Then fresh initializations are trained dense, from
 its signs (HeldMask), from the mask alone and from random signs, on the same seeds, and the solution of the search is
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -114,8 +117,9 @@ def final_training(condition: str, found: Path, seed: int, epochs: int, output_d
     measured = [log["eval_accuracy"] for log in run.state.log_history if "eval_accuracy" in log]
     remaining = 1.0 if condition == "dense" else mask.remaining
     row = {"condition": condition, "remaining": remaining, "seed": seed, "before": measured[0], "after": measured[-1]}
-    folder.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(row) + "\n")
+    if PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps(row) + "\n")
     return row
 
 
@@ -133,6 +137,8 @@ def main() -> None:
         rows = [trainings(seed=seed) for seed in range(1, 1 + seeds)]
         lines.append([condition, *(mean_std_text([row[when] for row in rows]) for when in ("before", "after"))])
         results += rows
+    if not PartialState().is_main_process:
+        return
     (options.output_dir / "trainings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
     print(f"\n{SignedMask.from_pretrained(found)}\nTest accuracy in %, mean ± standard deviation of {seeds} seeds:\n")
     print(markdown_table(["start", "before training", "after training"], lines))

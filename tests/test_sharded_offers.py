@@ -1,10 +1,17 @@
 """What find_signed_mask offers beside a plain search, on a model that FSDP2 shards over two gloo processes."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState, debug_launcher
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState
 from test_shards import STAGES, TRAINING, images, let_accelerate_shard, network, shard_
+from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.multiprocessing import ProcessRaisedException
 
 from aws_lottery import AWSPruner, SignedMaskConfig, find_signed_mask
@@ -72,12 +79,58 @@ def in_bf16_if_the_caller_shards(folder, sharded):
     return [mask]
 
 
+def measured_with_weights_in_the_outermost_group(folder, sharded):
+    """The group whose whole tensors FSDP2 leaves in the model after each measurement; a prune comes next."""
+    accelerator = accelerator_with(sharded, **({"min_num_params": 200} if sharded else {}))
+    return [search(folder, accelerator, test_data=images())]
+
+
+def with_weights_on_the_first_process_alone(folder, sharded):
+    accelerator = accelerator_with(sharded, **({"cpu_ram_efficient_loading": True} if sharded else {}))
+    model = network()
+    return [search(folder, accelerator, model if accelerator.is_main_process else model.to("meta"))]
+
+
+def offloaded_to_memory_that_is_not_pinned(folder, sharded):
+    options = {"cpu_offload": CPUOffloadPolicy(pin_memory=False)}  # a pinned one needs a GPU
+    return [search(folder, accelerator_with(sharded, **(options if sharded else {})))]
+
+
+def in_bf16(folder, sharded):
+    accelerator = accelerator_with(sharded, mixed_precision="bf16")
+    if sharded:
+        accelerator.state.fsdp_plugin.set_mixed_precision("bf16")  # as accelerate does on GPUs
+    return [search(folder, accelerator)]
+
+
+def on_accelerates_tensor_parallel_mesh(folder, sharded):
+    if not sharded:
+        return [search(folder, accelerator_with(False))]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.MonkeyPatch.context() as patch:  # it refuses CPUs
+        patch.setattr(ParallelismConfig, "_validate_accelerator", lambda config, accelerator: None)
+        accelerator = Accelerator(cpu=True, parallelism_config=ParallelismConfig(tp_size=2))
+    model = network()
+    plan = {"4": ColwiseParallel(output_layouts=Replicate()), "7": RowwiseParallel(input_layouts=Replicate())}
+    parallelize_module(model, accelerator.torch_device_mesh["tp"], plan)
+    mask = search(folder, accelerator, model)
+    lines = [json.loads(line) for line in Path(f"{folder}/metrics.jsonl").read_text().splitlines()]
+    for line in lines:  # the 64 images of an epoch, which both processes see
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(64, rel=0.2)
+    return [mask]
+
+
 OFFERS = (
     from_a_mask,
     with_more_rounds,
     with_its_solution,
     under_activation_checkpointing,
     in_bf16_if_the_caller_shards,
+    measured_with_weights_in_the_outermost_group,
+    with_weights_on_the_first_process_alone,
+    offloaded_to_memory_that_is_not_pinned,
+    in_bf16,
+    on_accelerates_tensor_parallel_mesh,
 )
 
 

@@ -13,7 +13,7 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
     Raises: OSError with the path.
     """
     # not the tempfile module, whose files only their owner may read
-    temporary = Path(path).with_name(f".{secrets.token_hex(_DIGITS // 2)}.tmp")
+    temporary = Path(path).with_name(temporary_name())
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -24,6 +24,11 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
         raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name() -> str:
+    """A new name for a file that `remove_leftovers` may remove."""
+    return f".{secrets.token_hex(_DIGITS // 2)}.tmp"
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Images, ImageSplit, batches
 from .parameters.unwrap import unwrap
-from .sharding import is_sharded_model
+from .sharding import is_sharded_model, reshard_
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,7 +24,8 @@ def logits(output: Any) -> Tensor:
 
 @contextmanager
 def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module is in its own mode again afterwards: one in evaluation mode may be part of a training model."""
+    """Every module is in its own mode again afterwards, and sharded as before: one in evaluation mode may be part of a
+    training model."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -33,6 +34,7 @@ def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(modes[model])  # first, as some layers do more in it than keep the mode
         for module, training in modes.items():
             module.training = training
+        reshard_(model)
 
 
 @torch.no_grad()

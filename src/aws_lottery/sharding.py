@@ -25,7 +25,21 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def is_sharded_model(model: nn.Module) -> bool:
     """Whether any parameter of `model` is sharded."""
+    reshard_(model)
     return any(map(is_sharded, model.parameters()))
+
+
+def reshard_(model: nn.Module) -> None:
+    """Have `model` show its shards again where a forward without backward, as in an evaluation, left whole tensors.
+
+    FSDP2 leaves those of the outermost group in the places of their shards until the next backward: ordinary copies,
+    whose changes are lost. Not to be called within a forward or a backward.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()  # type: ignore[operator]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import Images, ImageSplit, batches
 from .evaluation import logits
-from .no_trace import leaving_no_trace, release
+from .fsdp import prepared
+from .no_trace import leaving_no_trace
 from .preflight import check_fit
-from .processes import refuse_sharding, share_buffers_, warn_if_whole
-from .sharding import is_sharded_model
+from .processes import refuse_sharding, share_buffers_
+from .sharding import local, reshard_
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ class Training:
     def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: "Accelerator"):
         self.config, self.accelerator = config, accelerator
         _warn_of_whole_batches(config, accelerator)
+        reshard_(model)  # the optimizer is to train the shards, not whole copies that an evaluation left
         optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
         optimizer.zero_grad()  # a training that was cut between backward and step left its gradients
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
-        self.network, self.optimizer = _prepared(model, optimizer, accelerator)
+        self.network, self.optimizer = prepared(model, optimizer, accelerator)
         self.epoch = self.step = 0  # done, of the training and of the epoch
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
         self.loss = math.nan  # mean over the last epoch that is done
@@ -121,9 +122,10 @@ class Training:
             self._take_into_average(self.config.ema_decay)
         self.total_loss += loss.detach()
         self.step += 1
-        self.images += len(images) * self.accelerator.num_processes
+        self.images += len(images) * _batches_at_once(self.accelerator)
         return self.accelerator.sync_gradients
 
+    @torch.no_grad()
     def _take_into_average(self, decay: float) -> None:
         """Of tensors, not of a copy of the model, which would bring a hold and a stream of alpha of its own."""
         if self.optimizer.step_was_skipped:  # by the loss scaler of fp16
@@ -132,7 +134,8 @@ class Training:
         if self.average is None:
             self.average = [parameter.detach().clone() for parameter in parameters]
         else:
-            get_ema_multi_avg_fn(decay)(self.average, parameters, None)
+            average, now = ([local(tensor) for tensor in tensors] for tensors in (self.average, parameters))
+            get_ema_multi_avg_fn(decay)(average, now, None)  # in one call, though some may be sharded and others not
 
     @torch.no_grad()
     def put_average_(self) -> None:
@@ -148,44 +151,22 @@ class Training:
         self.total_loss.zero_()
 
 
+def _batches_at_once(accelerator: "Accelerator") -> int:
+    """Different batches, or parts of one, that the processes have in a step: those of a tensor-parallel group share."""
+    config = accelerator.parallelism_config
+    return accelerator.num_processes // (config.non_data_parallel_size if config else 1)
+
+
 def _warn_of_whole_batches(config: TrainingConfig, accelerator: "Accelerator") -> None:
-    if accelerator.num_processes > 1 and not accelerator.split_batches and accelerator.is_main_process:
+    if _batches_at_once(accelerator) > 1 and not accelerator.split_batches and accelerator.is_main_process:
         logger.warning(
             "each of %d processes takes batches of %d images, %d in a step; for %d in a step make the accelerator with "
             "dataloader_config=DataLoaderConfiguration(split_batches=True)",
-            accelerator.num_processes,
+            _batches_at_once(accelerator),
             config.batch_size,
-            accelerator.num_processes * config.batch_size,
+            _batches_at_once(accelerator) * config.batch_size,
             config.batch_size,
         )
-
-
-def _prepared(model: nn.Module, optimizer: Optimizer, accelerator: "Accelerator") -> tuple[nn.Module, Any]:
-    if not is_sharded_model(model):
-        return accelerator.prepare(model, optimizer)
-    if not _shards(accelerator):  # it was the caller, so that it needs autocast and torch.compile alone
-        network = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-        return network, accelerator.prepare_optimizer(optimizer)
-    plugin: Any = accelerator.state.fsdp_plugin
-    checkpointing, plugin.activation_checkpointing = plugin.activation_checkpointing, False  # it is around the layers
-    try:
-        return accelerator.prepare(model, optimizer)
-    finally:
-        plugin.activation_checkpointing = checkpointing
-
-
-def shard_(model: nn.Module, accelerator: "Accelerator") -> None:
-    """Let accelerate shard the model in place, if it is set to FSDP2: before masks are made for it, so that no process
-    ever has them whole. Raises: ValueError as `train`."""
-    refuse_sharding(accelerator, but_fsdp2=True)
-    warn_if_whole(accelerator)
-    if _shards(accelerator):
-        accelerator.prepare(model, SGD(model.parameters(), 0.0))  # it takes a model with an optimizer only
-        release(accelerator)
-
-
-def _shards(accelerator: "Accelerator") -> bool:
-    return getattr(accelerator, "is_fsdp2", False)
 
 
 def train(
@@ -270,7 +251,7 @@ def steps_an_epoch(
 ) -> int:
     """Optimizer steps in an epoch of `train`, of all processes together; batches left over at its end make one, too."""
     count = math.ceil if partial_batches else math.floor
-    at_once = 1 if accelerator.split_batches else accelerator.num_processes  # batches of one step
+    at_once = 1 if accelerator.split_batches else _batches_at_once(accelerator)
     batches_of_each = count(count(len(data) / config.batch_size) / at_once)
     return math.ceil(batches_of_each / accelerator.gradient_accumulation_steps)
 

@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..fsdp import check_shardable
 from ..mask import SignedMask
 from ..parameters.hold import Hold
 from ..parameters.unwrap import parameters_of, unwrap
@@ -44,6 +45,12 @@ class HeldMask(TrainerCallback):
         """
         self.mask, self.apply, self.matching = mask, apply, matching
         self._hold: Hold | None = None
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model, **of_trainer
+    ) -> None:
+        """Raises: ValueError for a configuration by which accelerate can't shard this model."""
+        check_shardable(model, AcceleratorState())
 
     def on_train_begin(
         self,

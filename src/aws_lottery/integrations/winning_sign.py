@@ -20,10 +20,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
+from ..fsdp import check_shardable
 from ..mask import SignedMask
 from ..parameters.unwrap import unwrap
 from ..processes import refuse_sharding, share_buffers_, together, warn_if_whole
 from ..pruner import AWSPruner, Stage
+from ..runs.lock import require_shared
 from ..runs.round_folder import round_folder, save_round
 from ..sharding import is_sharded_model
 from .arguments import hyper_parameters, refuse
@@ -104,9 +106,12 @@ class WinningSignCallback(TrainerCallback, ExportableState):
     def _stage_epochs(self) -> list[int]:
         return stage_epochs(self.config, self.solution_epochs)
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of_trainer) -> None:
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model, **of_trainer
+    ) -> None:
         """Refuse arguments that a search can't run under."""
         refuse(args, self.config, self.solution_epochs)
+        check_shardable(model, AcceleratorState())
 
     def on_train_begin(
         self,
@@ -129,6 +134,9 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         self._args, self._state, self._saved_at = args, state, -1
         saved = load_search(args, state, unwrap(model), type(self).__name__) if state.global_step else None
         self.pruner = pruner = AWSPruner(model, self.config)
+        if is_sharded_model(pruner.model):
+            Path(args.output_dir or ".").mkdir(parents=True, exist_ok=True)
+            require_shared(Path(args.output_dir or "."), PartialState())
         if saved is not None:
             pruner.load_state_dict(saved["pruner"])
             self._search, self._settings = saved["search"], saved["groups"]

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ..sharding import reshard_
+
 # What torch.compile, and torch's activation checkpointing, put into the names of a submodule that they wrap
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
@@ -36,12 +38,14 @@ def clean_name(name: str) -> str:
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of an unwrapped model, by clean names; tied ones once."""
+    """Name -> parameter of an unwrapped model, by clean names; tied ones once. Sharded ones as their shards."""
+    reshard_(model)
     return {clean_name(name): parameter for name, parameter in model.named_parameters()}
 
 
 def every_name_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter likewise, a tied parameter under each of its names."""
+    reshard_(model)
     return {clean_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 

@@ -4,6 +4,7 @@ rows = do_all((partial(train, job) for job in jobs), accelerator)  # a job raise
 row = written_once(path, partial(measure, model), accelerator)  # measured by one run, read by the others
 """
 
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from ..atomic import replace_file
+from ..atomic import replace_file, temporary_name
 from ..processes import together
 from ..strict_json import read_file, to_json, with_checksum
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
 T = TypeVar("T")
 WAIT_SECONDS = 5.0  # for what another run does
@@ -31,7 +32,8 @@ class Busy(RuntimeError):
 def locked(path: Path, accelerator: "Accelerator") -> Iterator[None]:
     """Hold the lock file `path` for all processes of this run; it ends with the block, and with the process.
 
-    Raises: Busy, on all processes, if another run holds it; OSError if the lock can't be made.
+    Raises: Busy, on all processes, if another run holds it; OSError if the lock can't be made; ValueError as
+        `require_shared`.
     """
     lock = FileLock(path)
     with together(accelerator):
@@ -42,9 +44,39 @@ def locked(path: Path, accelerator: "Accelerator") -> Iterator[None]:
             except Timeout:
                 raise Busy(f"another run is under way in {path.parent}; wait for it, or take another folder") from None
     try:
+        require_shared(path.parent, accelerator)
         yield
     finally:
         lock.release()
+
+
+def require_shared(folder: Path, accelerator: "Accelerator | PartialState") -> None:
+    """Every process has to call it, with a folder that the first one can write to.
+
+    Raises: ValueError, on all processes, if one of them does not see what the first writes there: on another machine,
+        without a disk that they share, or from another working directory.
+    """
+    if accelerator.num_processes == 1:
+        return
+    from accelerate.utils import broadcast_object_list
+
+    probe = [temporary_name(), f"{folder.absolute()} on {platform.node()}"]
+    broadcast_object_list(probe)
+    name, place = probe
+    with together(accelerator):
+        if accelerator.is_main_process:
+            (folder / name).touch()
+    try:
+        with together(accelerator):
+            if not (folder / name).exists():
+                raise ValueError(
+                    f"process {accelerator.process_index} does not see what the first process writes to {place}: its "
+                    f"own folder is {folder.absolute()} on {platform.node()}. Processes that resume read the same "
+                    "files, so the output folder has to lie on a disk that all machines share, named by its full path"
+                )
+    finally:
+        if accelerator.is_main_process:
+            (folder / name).unlink(missing_ok=True)
 
 
 def do_all(jobs: Iterable[Callable[[], T]], accelerator: "Accelerator") -> list[T]:

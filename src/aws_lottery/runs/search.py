@@ -13,17 +13,16 @@ from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..data import Images, ImageSplit
 from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
+from ..fsdp import shard_
 from ..gem_miner import pruner_for
 from ..mask import SignedMask
 from ..mask_file import packing
 from ..mask_file.sparse_weights import WEIGHTS_FILE
-from ..parameters.unwrap import parameters_of, unwrap
 from ..preflight import check_fit
 from ..pruner import AWSPruner, Stage
 from ..sharding import is_sharded_model
-from ..signs import check_initialized
 from ..starting import MaskSource, as_mask
-from ..training import Training, shard_, steps_an_epoch, train
+from ..training import Training, steps_an_epoch, train
 from ..training_config import TrainingConfig
 from .checkpoint import CheckpointError, has_checkpoint
 from .output_folder import Run
@@ -107,7 +106,6 @@ def find_signed_mask(
         ...     output_dir="runs/aws", accelerator=Accelerator(), test_data=data.test,
         ... )  # doctest: +SKIP
     """
-    check_initialized(parameters_of(unwrap(model)))
     shard_(model, accelerator)
     if not is_sharded_model(model):
         model.to(accelerator.device)

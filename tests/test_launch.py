@@ -1,0 +1,153 @@
+"""Command lines that users give to `accelerate launch`, on CPUs: tests/fsdp_on_cpu says what makes accelerate shard."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
+from torch.multiprocessing import ProcessRaisedException
+
+from aws_lottery import SignedMask
+from aws_lottery.cli.main import main
+from aws_lottery.runs.lock import require_shared
+
+ROOT = Path(__file__).parent.parent
+FIND = ["find", "--smoke", "--model", "resnet8", "--rounds", "2", "--warmup_epochs", "5", "--threads", "1"]
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.filterwarnings("ignore")]  # torch.distributed's own warnings
+
+
+@contextmanager
+def launched(configuration: str, *words: object, cwd: Path, precision: str = "no") -> Iterator[subprocess.Popen]:
+    """`accelerate launch` by a file of recipes/launch, as a user would start it, but two processes on CPUs."""
+    paths = os.pathsep.join([str(ROOT / "tests" / "fsdp_on_cpu"), str(ROOT / "src")])
+    own = {"PYTHONPATH": paths, "HF_HOME": str(cwd / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    options = ["--config_file", ROOT / "recipes/launch" / configuration, "--mixed_precision", precision]
+    command = [*launch, *options, "--num_processes", 2, *words]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([*map(str, command)], env={**os.environ, **own}, cwd=cwd, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(process: subprocess.Popen) -> str:
+    """What it printed, if it ended well."""
+    printed = process.communicate(timeout=280)[0]
+    assert process.returncode == 0, printed
+    return printed
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
+    while not [*folder.glob(pattern)]:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def signs_in(folder: Path) -> dict[str, list]:
+    return {name: value.tolist() for name, value in SignedMask.from_pretrained(folder).items()}
+
+
+def _find_whole(folder: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
+    assert main([*FIND, "--output_dir", folder]) == 0
+    PartialState().destroy_process_group()
+
+
+def test_find_sharded_by_the_recipe_ends_and_resumes_with_the_signs_of_whole_copies(tmp_path):
+    recipe, folder = ["fsdp2.yaml", "--fsdp_min_num_params", 1000, "-m", "aws_lottery", *FIND], tmp_path / "sharded"
+    with launched(*recipe, "--output_dir", folder, cwd=tmp_path) as process:
+        wait_for("checkpoint.pt", folder, process)
+        process.send_signal(signal.SIGTERM)
+        assert "stopped by signal 15 after a checkpoint" in process.communicate(timeout=280)[0]
+    assert [*folder.glob("shards-*")]
+    assert not [*folder.glob("round-*")]
+    with launched(*recipe, "--output_dir", folder, cwd=tmp_path) as process:
+        assert "resnet8, aws: 0.6400 of 74,160 prunable weights" in ended(process)
+    debug_launcher(_find_whole, args=(str(tmp_path / "whole"),), num_processes=2)
+    assert signs_in(folder / "round-02") == signs_in(tmp_path / "whole/round-02")
+
+
+def _from_a_folder_of_its_own(top: str) -> None:
+    processes = PartialState(cpu=True)
+    os.chdir(Path(top) / str(processes.process_index))
+    require_shared(Path(top), processes)
+    require_shared(Path("runs"), processes)
+
+
+def test_processes_that_see_different_output_folders_are_told_so_on_all(tmp_path):
+    for index in "01":
+        (tmp_path / index / "runs").mkdir(parents=True)
+    expected = r"process 1 does not see what the first process writes to .*0/runs on .*: its own folder is .*1/runs"
+    with pytest.raises(ProcessRaisedException, match=expected):
+        debug_launcher(_from_a_folder_of_its_own, args=(str(tmp_path),), num_processes=2)
+    assert not [*tmp_path.glob("*/runs/.*")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def two_nodes(configuration: str, *words: object, cwd: Path) -> Iterator[tuple[subprocess.Popen, subprocess.Popen]]:
+    """Two launchers, each with a working directory and a cache of its own, as on two machines; a process each."""
+    meet = ["--num_machines", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", free_port()]
+    for rank in "01":
+        (cwd / rank).mkdir(exist_ok=True)
+    with (
+        launched(configuration, *meet, "--machine_rank", 0, *words, cwd=cwd / "0") as first,
+        launched(configuration, *meet, "--machine_rank", 1, *words, cwd=cwd / "1") as second,
+    ):
+        yield first, second
+
+
+NODES = {"2nodes.yaml": [], "fsdp2-2nodes.yaml": ["--fsdp_min_num_params", 1000]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", NODES)
+def test_two_nodes_search_in_a_folder_that_they_share_and_refuse_one_that_they_do_not(configuration, tmp_path):
+    recipe = [*NODES[configuration], "-m", "aws_lottery", *FIND, "--output_dir"]
+    with two_nodes(configuration, *recipe, "runs", cwd=tmp_path) as nodes:
+        for node in nodes:
+            assert "process 1 does not see what the first process writes to" in node.communicate(timeout=280)[0]
+    folder = tmp_path / "shared"
+    with two_nodes(configuration, *recipe, folder, cwd=tmp_path) as (first, second):
+        wait_for("checkpoint.pt", folder, first)
+        second.send_signal(signal.SIGTERM)
+        assert "stopped by signal 15 after a checkpoint" in first.communicate(timeout=280)[0]
+    assert bool([*folder.glob("shards-*")]) == configuration.startswith("fsdp2")
+    with two_nodes(configuration, *recipe, folder, cwd=tmp_path) as nodes:
+        for node in nodes:
+            ended(node)
+    debug_launcher(_find_whole, args=(str(tmp_path / "whole"),), num_processes=2)
+    assert signs_in(folder / "round-02") == signs_in(tmp_path / "whole/round-02")
+
+
+@pytest.mark.slow
+def test_the_trainer_recipe_sharded_goes_on_after_a_kill_with_the_signs_of_whole_copies(tmp_path):
+    layers = ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--fsdp_transformer_layer_cls_to_wrap", "ViTLayer"]
+    recipe = [ROOT / "recipes/aws_trainer_vit.py", "--smoke", "--output_dir"]
+    with launched("fsdp2.yaml", *layers, *recipe, tmp_path / "sharded", cwd=tmp_path) as process:
+        wait_for("checkpoint-12/winning_sign.pt", tmp_path / "sharded", process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=280)
+    assert [*tmp_path.glob("sharded/checkpoint-12/shards-*")]
+    assert not [*tmp_path.glob("sharded/round-*")]
+    with launched("fsdp2.yaml", *layers, *recipe, tmp_path / "sharded", cwd=tmp_path) as process:
+        assert ended(process).count("| fresh + signed mask |") == 1  # one process speaks
+    with launched("8gpu.yaml", *recipe, tmp_path / "whole", cwd=tmp_path) as process:
+        ended(process)
+    assert signs_in(tmp_path / "sharded/round-01") == signs_in(tmp_path / "whole/round-01")
