@@ -43,7 +43,7 @@ def launched(configuration: str, *words: object, cwd: Path, precision: str = "no
 
 def ended(process: subprocess.Popen) -> str:
     """What it printed, if it ended well."""
-    printed = process.communicate(timeout=280)[0]
+    printed = process.communicate(timeout=600)[0]
     assert process.returncode == 0, printed
     return printed
 
@@ -69,7 +69,7 @@ def test_find_sharded_by_the_recipe_ends_and_resumes_with_the_signs_of_whole_cop
     with launched(*recipe, "--output_dir", folder, cwd=tmp_path) as process:
         wait_for("checkpoint.pt", folder, process)
         process.send_signal(signal.SIGTERM)
-        assert "stopped by signal 15 after a checkpoint" in process.communicate(timeout=280)[0]
+        assert "stopped by signal 15 after a checkpoint" in process.communicate(timeout=600)[0]
     assert [*folder.glob("shards-*")]
     assert not [*folder.glob("round-*")]
     with launched(*recipe, "--output_dir", folder, cwd=tmp_path) as process:
@@ -117,17 +117,18 @@ NODES = {"2nodes.yaml": [], "fsdp2-2nodes.yaml": ["--fsdp_min_num_params", 1000]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("configuration", NODES)
 def test_two_nodes_search_in_a_folder_that_they_share_and_refuse_one_that_they_do_not(configuration, tmp_path):
     recipe = [*NODES[configuration], "-m", "aws_lottery", *FIND, "--output_dir"]
     with two_nodes(configuration, *recipe, "runs", cwd=tmp_path) as nodes:
         for node in nodes:
-            assert "process 1 does not see what the first process writes to" in node.communicate(timeout=280)[0]
+            assert "process 1 does not see what the first process writes to" in node.communicate(timeout=600)[0]
     folder = tmp_path / "shared"
     with two_nodes(configuration, *recipe, folder, cwd=tmp_path) as (first, second):
         wait_for("checkpoint.pt", folder, first)
         second.send_signal(signal.SIGTERM)
-        assert "stopped by signal 15 after a checkpoint" in first.communicate(timeout=280)[0]
+        assert "stopped by signal 15 after a checkpoint" in first.communicate(timeout=600)[0]
     assert bool([*folder.glob("shards-*")]) == configuration.startswith("fsdp2")
     with two_nodes(configuration, *recipe, folder, cwd=tmp_path) as nodes:
         for node in nodes:
@@ -137,13 +138,14 @@ def test_two_nodes_search_in_a_folder_that_they_share_and_refuse_one_that_they_d
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_trainer_recipe_sharded_goes_on_after_a_kill_with_the_signs_of_whole_copies(tmp_path):
     layers = ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--fsdp_transformer_layer_cls_to_wrap", "ViTLayer"]
     recipe = [ROOT / "recipes/aws_trainer_vit.py", "--smoke", "--output_dir"]
     with launched("fsdp2.yaml", *layers, *recipe, tmp_path / "sharded", cwd=tmp_path) as process:
         wait_for("checkpoint-12/winning_sign.pt", tmp_path / "sharded", process)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=280)
+        process.communicate(timeout=600)
     assert [*tmp_path.glob("sharded/checkpoint-12/shards-*")]
     assert not [*tmp_path.glob("sharded/round-*")]
     with launched("fsdp2.yaml", *layers, *recipe, tmp_path / "sharded", cwd=tmp_path) as process:
