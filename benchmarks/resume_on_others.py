@@ -3,10 +3,10 @@
     python benchmarks/resume_on_others.py
 
 A perceptron with LayerNorm on the digits, sharded by FSDP2 over gloo processes on this machine, 64 images in a step
-whatever their number, AdamW. A search (AWS, a warm-up and 3 rounds) and plain training of as many epochs, whose
-optimizer is emptied as often as the search's, each cut within the second round and resumed; against the same run that
-nothing cut. `equal` is the share of all entries of the signed mask that are the same; `apart` the largest difference
-between trained weights, over the largest weight.
+whatever their number, AdamW. A search (AWS, a warm-up and 3 rounds), plain training of as many epochs, and plain
+training whose optimizer is emptied as often as the search's; each cut within the second round and resumed, against the
+same run that nothing cut. `equal` is the share of all entries of the signed mask that are the same; `apart` the largest
+difference between trained weights, over the largest weight.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def train(folder: str, kind: str, processes: int, cut: bool, resume: bool) -> No
         disable_tqdm=True,
     )
     data = [{"images": image, "labels": label} for image, label in digit_images("train")]
-    callbacks = [WinningSignCallback(CONFIG) if kind == "search" else Renew(), *([Cut()] if cut else [])]
+    own = {"search": [WinningSignCallback(CONFIG)], "plain": [], "emptied": [Renew()]}[kind]
+    callbacks = [*own, *([Cut()] if cut else [])]
     trainer = ShardingTrainer(Net(), args, train_dataset=data, callbacks=callbacks)
     with suppress(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=resume)
@@ -102,7 +103,7 @@ def compare(top: Path, kind: str, before: int, after: int) -> tuple[float, float
         debug_launcher(train, args=(str(folder), kind, processes, ends, resumes), num_processes=processes)
     a, b = (torch.load(folder / "weights.pt") for folder in (whole_run, cut))
     apart = max(float((a[name] - b[name]).abs().max() / a[name].abs().max()) for name in a)
-    if kind == "plain":
+    if kind != "search":
         return apart, None
     one, other = (SignedMask.from_pretrained(folder / f"round-{CONFIG.rounds:02}") for folder in (whole_run, cut))
     return apart, sum(int((one[n] == other[n]).sum()) for n in one) / sum(value.numel() for value in one.values())
@@ -110,12 +111,13 @@ def compare(top: Path, kind: str, before: int, after: int) -> tuple[float, float
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print("| processes | then | signed mask: equal | search: apart | plain training: apart |\n|---|---|---|---|---|")
+    print("| processes | then | signed mask: equal | search: apart | plain training: apart | ... emptied: apart |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as top:
         for before, after in CHANGES:
             apart, equal = compare(Path(top), "search", before, after)
-            plain, _ = compare(Path(top), "plain", before, after)
-            print(f"| {before} | {after} | {equal:.5f} | {apart:.1e} | {plain:.1e} |", flush=True)
+            plain, emptied = (compare(Path(top), kind, before, after)[0] for kind in ("plain", "emptied"))
+            print(f"| {before} | {after} | {equal:.5f} | {apart:.1e} | {plain:.1e} | {emptied:.1e} |", flush=True)
 
 
 if __name__ == "__main__":
