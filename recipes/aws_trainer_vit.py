@@ -86,15 +86,15 @@ def search(config: SignedMaskConfig, folder: Path) -> None:
         trainer(fresh_vit(0), folder, callback, **arguments).train(resume_from_checkpoint=checkpoint)
 
 
-def final_training(condition: str, found: Path, seed: int, epochs: int, output_dir: Path) -> dict[str, Any]:
+def final_training(condition: str, last_round: Path, seed: int, epochs: int, output_dir: Path) -> dict[str, Any]:
     """Accuracy in percent before and after a training from `condition`; written once, then read again."""
     folder = output_dir / f"{condition.replace(' ', '-')}-{seed}"
     result = folder / "result.json"
     if result.exists():
         return json.loads(result.read_text())
-    mask, model = SignedMask.from_pretrained(found), fresh_vit(seed)
+    mask, model = SignedMask.from_pretrained(last_round), fresh_vit(seed)
     if condition == "AWS solution":
-        model.load_state_dict(load_weights(found, mask))
+        model.load_state_dict(load_weights(last_round, mask))
     callbacks = {
         "dense": [],
         "AWS solution": [HeldMask(mask, apply=False)],
@@ -131,16 +131,18 @@ def main() -> None:
     rounds, epochs, final_epochs, seeds = (1, 1, 1, 1) if options.smoke else (12, 4, 20, 3)
 
     search(SignedMaskConfig(rounds=rounds, warmup_epochs=2 * epochs, epochs_per_round=epochs), options.output_dir)
-    found, results, lines = options.output_dir / f"round-{rounds:02}", [], []
+    last_round, results, lines = options.output_dir / f"round-{rounds:02}", [], []
     for condition in CONDITIONS:
-        trainings = partial(final_training, condition, found, epochs=final_epochs, output_dir=options.output_dir)
+        trainings = partial(final_training, condition, last_round, epochs=final_epochs, output_dir=options.output_dir)
         rows = [trainings(seed=seed) for seed in range(1, 1 + seeds)]
         lines.append([condition, *(mean_std_text([row[when] for row in rows]) for when in ("before", "after"))])
         results += rows
     if not PartialState().is_main_process:
         return
     (options.output_dir / "trainings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
-    print(f"\n{SignedMask.from_pretrained(found)}\nTest accuracy in %, mean ± standard deviation of {seeds} seeds:\n")
+    print(
+        f"\n{SignedMask.from_pretrained(last_round)}\nTest accuracy in %, mean ± standard deviation of {seeds} seeds:\n"
+    )
     print(markdown_table(["start", "before training", "after training"], lines))
 
 

@@ -132,10 +132,10 @@ def _losses(rows: Sequence[Row]) -> list[dict[str, str]]:
     return lines
 
 
-def _verdicts(found: Sequence[Finding]) -> str:
+def _verdicts(judged: Sequence[Finding]) -> str:
     header = ["claim", "holds if the mean is", "nats ahead, by seed", "interval", "p, corrected", "verdict"]
     lines = []
-    for finding in found:
+    for finding in judged:
         claim = finding.claim
         values = ", ".join(f"{value:.3f}" for value in claim.values) or "-"
         interval = "-" if finding.low is None else f"{finding.low:.3f} to {finding.high:.3f}"
