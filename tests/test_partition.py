@@ -186,6 +186,7 @@ def test_the_models_own_knowledge_of_its_classifier_comes_first():
         (heads(head=nn.Linear(8, 2)), "head", None),
         (Wrapped(heads(head=nn.Linear(8, 2))), "net.head", None),
         (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 9), nn.Linear(9, 2)), "2", None),
+        (nn.Sequential(nn.Linear(4, 2)), "0", None),
         (heads(a=nn.Linear(8, 2), b=nn.Linear(8, 3)), "b", "'a' may be one as well"),
         (nn.ModuleDict({"linear": nn.Linear(8, 8), "last": nn.Conv2d(1, 1, 3)}), "linear", "it lies inside"),
         (nn.Sequential(Wrapped(Wrapped(Wrapped(nn.Linear(8, 8)))), nn.LayerNorm(8)), "0.net.net.net", "it lies inside"),

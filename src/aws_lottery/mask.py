@@ -1,5 +1,6 @@
 """`SignedMask`: the signs and zeros of a sparse network, to be kept, shipped and applied to a fresh init."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -9,10 +10,19 @@ from torch import Tensor, nn
 
 from . import signs
 from .config import SignedMaskConfig
+from .mask_file.packed_signs import (
+    PackedSigns,
+    check_signs,
+    count,
+    entries_of,
+    pack_if_large,
+    remaining_of,
+    shapes_of,
+)
 from .mask_file.provenance import LayerRow, Provenance, Result
 from .mask_file.shareable import Shareable
 from .parameters.checkpoint_names import checkpoint_names
-from .parameters.fitting import fit
+from .parameters.fitting import fit, masks_for
 from .parameters.hold import Hold
 from .parameters.matching import Names
 from .parameters.partition import norm_parameters, partition
@@ -28,6 +38,9 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
     weights whose zeros are a mask; of the others (biases, classifier) only the signs count. Equal if signs, roles
     and configuration are. `results` and `provenance` tell what was measured and how it was made; set them at will,
     they are kept in config.json and shown on the card.
+
+    A mask of more than 64 Mi entries that was read, or made of a model, stays packed in memory: 1 to 1.5 bits an entry
+    at usual shares of survivors. `mask[name]` then decodes the tensor, anew at each access; `dict(mask)` decodes all.
 
     Example:
         >>> import torch
@@ -70,17 +83,18 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         Raises:
             ValueError: With the name of the tensor, if one has another dtype or other values.
         """
-        for name, value in values.items():
-            if value.dtype != torch.int8 or (value.numel() and not -1 <= value.min() <= value.max() <= 1):
-                raise ValueError(f"signed mask '{name}' must be int8 in {{-1, 0, 1}}; use aws_lottery.sign0")
-            if not signed and bool((value < 0).any()):
-                raise ValueError(f"a mask without signs has 0 and 1, '{name}' has -1; leave out signed=False")
-        self._values = dict(values)
+        packed = isinstance(values, PackedSigns)
+        if not packed:  # packed signs can be nothing else
+            for name, value in values.items():
+                check_signs(name, value)
+        if not signed and (negative := [name for name in values if count(values, name).negatives]):
+            raise ValueError(f"a mask without signs has 0 and 1, '{negative[0]}' has -1; leave out signed=False")
+        self.signs = values if packed else dict(values)
         self.config = config
         self.prunable = tuple(values) if prunable is None else tuple(prunable)
         if unknown := set(self.prunable) - set(values):
             raise ValueError(f"prunable names {sorted(unknown)} are not in the mask")
-        entries = sum(value.numel() for value in values.values())
+        entries = entries_of(values)
         if not entries:
             raise ValueError("a signed mask needs at least one entry, this one has none")
         self.parameters = entries if parameters is None else parameters
@@ -124,14 +138,15 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         parts = partition(model, replace(config or SignedMaskConfig(), prune_frozen=True))
         parameters = parameters_of(model)
         signs.check_floating({name: parameters[name] for name in parts.prunable})
-        values = signs.sign0({name: p for name, p in parameters.items() if name in set(parts.signed)}, masks)
-        total = sum(p.numel() for p in parameters.values())
+        theta = {name: parameters[name] for name in parameters if name in set(parts.signed)}
+        entries = sum(p.numel() for p in theta.values())
+        values = ((name, whole(value).cpu()) for name, value in signs.each_sign0(theta, masks))
         return cls(
-            {name: whole(value).cpu() for name, value in values.items()},  # a tensor at a time, if it is sharded
+            pack_if_large(values, entries),  # a tensor at a time, if it is large or sharded
             config,
-            prunable=parts.prunable if masks is None else tuple(name for name in values if name in masks),
-            parameters=total,
-            checkpoint_names={name: old for name, old in checkpoint_names(model).items() if name in values},
+            prunable=parts.prunable if masks is None else tuple(name for name in theta if name in masks),
+            parameters=sum(p.numel() for p in parameters.values()),
+            checkpoint_names={name: old for name, old in checkpoint_names(model).items() if name in theta},
         )
 
     @classmethod
@@ -174,13 +189,18 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         return cls({name: value.cpu() for name, value in values.items()}, prunable=prunable, parameters=total)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._values[name]
+        return self.signs[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self.signs)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.signs)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the tensor."""
+        return shapes_of(self.signs)
 
     def _ipython_key_completions_(self) -> list[str]:
         """What the Tab key offers after `mask["`."""
@@ -197,7 +217,7 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         return self.config, self.signed, self.parameters, set(self.prunable), set(self)
 
     def __repr__(self) -> str:
-        weights = sum(self[name].numel() for name in self.prunable)
+        weights = sum(math.prod(self.shapes[name]) for name in self.prunable)
         kind = "SignedMask" if self.signed else "SignedMask.binary"
         search = f"{self.config.architecture}, {self.config.method}: " if self.config else ""
         return (
@@ -208,38 +228,38 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
     @property
     def remaining(self) -> float:
         """Share of the prunable weights that are left, the ratio that the paper reports."""
-        return signs.remaining({name: self[name] for name in self.prunable})
+        return remaining_of(self.signs, self.prunable)
 
     @property
     def remaining_total(self) -> float:
         """Share of all parameters of the model that are left, normalization and classifier included."""
-        pruned = sum(int((self[name] == 0).sum()) for name in self.prunable)
-        return (self.parameters - pruned) / self.parameters
+        counts = [count(self.signs, name) for name in self.prunable]
+        return (self.parameters - sum(c.size - c.nonzeros for c in counts)) / self.parameters
 
     def table(self) -> list[LayerRow]:
         """One row a tensor, in the order of the model."""
         rows = []
-        for name, value in self.items():
-            nonzeros, positive = int(torch.count_nonzero(value)), int((value > 0).sum())
-            share, up = nonzeros / max(value.numel(), 1), positive / nonzeros if nonzeros else float("nan")
-            rows.append(LayerRow(name, tuple(value.shape), name in self.prunable, value.numel(), share, up))
+        for name, shape in self.shapes.items():
+            size, nonzeros, negatives = count(self.signs, name)
+            share, up = nonzeros / max(size, 1), (nonzeros - negatives) / nonzeros if nonzeros else float("nan")
+            rows.append(LayerRow(name, shape, name in self.prunable, size, share, up))
         return rows
 
     def binary(self) -> "SignedMask":
         """The mask alone, |s| of the prunable weights: `apply_` then leaves the signs of the init as they are."""
-        values = {name: self[name].abs() for name in self.prunable}
+        values = pack_if_large(((name, self[name].abs()) for name in self.prunable), entries_of(self.signs))
         names = {name: old for name, old in self.checkpoint_names.items() if name in values}
         return SignedMask(values, self.config, parameters=self.parameters, signed=False, checkpoint_names=names)
 
     def with_random_signs(self, seed: int) -> "SignedMask":
         """The same zeros under signs drawn by a fair coin: the control that tells signs from sparsity."""
         generator = torch.Generator().manual_seed(seed)
-        values = {
-            name: value * (torch.randint(2, value.shape, generator=generator, dtype=torch.int8) * 2 - 1)
+        values = (
+            (name, value * (torch.randint(2, value.shape, generator=generator, dtype=torch.int8) * 2 - 1))
             for name, value in self.items()
-        }
+        )
         return SignedMask(
-            values,
+            pack_if_large(values, entries_of(self.signs)),
             self.config,
             prunable=self.prunable,
             parameters=self.parameters,
@@ -269,12 +289,11 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         for name, place in fit(self, model, exclude=exclude, names=names, by=match).items():
             parameter = parameters[place]
             magnitude = local(parameter.abs_() if self.signed else parameter)
-            magnitude.mul_(local(as_laid_out(self[name].to(parameter.device, non_blocking=True), parameter)))
+            magnitude.mul_(local(as_laid_out(self[name], parameter)).to(magnitude.device, non_blocking=True))
 
     def held(
         self, model: nn.Module, *, exclude: Collection[str] = (), names: Names | None = None, match: str = "names"
     ) -> Hold:
         """Zero the pruned weights of `model` and keep them exactly 0 under any optimizer, until the end of the
         `with` block or `remove()`. Arguments and errors as `apply_`; ValueError also if the model is held already."""
-        places = fit(self, model, exclude=exclude, names=names, by=match)
-        return Hold(unwrap(model), {places[name]: self[name] != 0 for name in self.prunable if name in places})
+        return Hold(unwrap(model), masks_for(self, model, fit(self, model, exclude=exclude, names=names, by=match)))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .mask import SignedMask
+from .mask_file.packed_signs import entries_of, pack_if_large
 from .mask_file.provenance import provenance
 from .summaries import some_text
 
@@ -153,13 +154,16 @@ def _joined(what: str, masks: Sequence[SignedMask], join: Callable[[Tensor], Ten
     first, *others = masks
     for other in others:
         _check(first, other)
-    values = {
-        name: join(torch.stack([mask[name] for mask in masks])) if name in first.prunable else value
-        for name, value in first.items()
-    }
+    values = (
+        (name, join(torch.stack([mask[name] for mask in masks])) if name in first.prunable else first[name])
+        for name in first
+    )
     limits = (f"It is the {what} of {len(masks)} signed masks; no search found it as it is.",)
     return SignedMask(
-        values, prunable=first.prunable, parameters=first.parameters, provenance=provenance(limits=limits)
+        pack_if_large(values, entries_of(first.signs)),
+        prunable=first.prunable,
+        parameters=first.parameters,
+        provenance=provenance(limits=limits),
     )
 
 
@@ -167,7 +171,8 @@ def _check(first: SignedMask, second: SignedMask) -> None:
     if not (first.signed and second.signed):
         raise ValueError("a mask without signs (SignedMask.binary) takes no part in the algebra of signed masks")
     wrong = [name for name in first if name not in second] + [name for name in second if name not in first]
-    wrong += [f"{n} {tuple(v.shape)}, {tuple(second[n].shape)}" for n, v in first.items() if _differ(v, second.get(n))]
+    here, there = first.shapes, second.shapes
+    wrong += [f"{name} {shape}, {there[name]}" for name, shape in here.items() if there.get(name, shape) != shape]
     if wrong:
         raise ValueError(
             f"the masks are not of one network: {len(wrong)} tensors differ: {some_text(wrong)}; "
@@ -175,10 +180,6 @@ def _check(first: SignedMask, second: SignedMask) -> None:
         )
     if odd := sorted(set(first.prunable) ^ set(second.prunable)):
         raise ValueError(f"the masks are of searches that prune other tensors: only one prunes {some_text(odd)}")
-
-
-def _differ(value: Tensor, other: Tensor | None) -> bool:
-    return other is not None and value.shape != other.shape
 
 
 def _ratio(part: float, whole: float) -> float:

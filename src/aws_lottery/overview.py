@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .formats.semi_structured import misfits
 from .mask import SignedMask
+from .mask_file.packed_signs import count, entries_of
 from .mask_file.pretrained import MASK_FILE
 from .summaries import mean_std_text, share_text
 
@@ -30,11 +31,10 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, mask: SignedMask) -> "Counts":
-        values = [mask[name] for name in mask.prunable]
-        survivors = sum(int(value.count_nonzero()) for value in values)
-        positive = sum(int((value > 0).sum()) for value in values)
-        share = positive / survivors if survivors and mask.signed else math.nan
-        return cls(sum(value.numel() for value in values), survivors, share)
+        counts = [count(mask.signs, name) for name in mask.prunable]
+        survivors, negative = sum(c.nonzeros for c in counts), sum(c.negatives for c in counts)
+        share = (survivors - negative) / survivors if survivors and mask.signed else math.nan
+        return cls(sum(c.size for c in counts), survivors, share)
 
 
 def _figures(mask: SignedMask) -> dict[str, str]:
@@ -64,7 +64,7 @@ def _origin(mask: SignedMask) -> dict[str, str]:
 
 
 def _files(mask: SignedMask, folder: Path) -> dict[str, str]:
-    size, places = (folder / MASK_FILE).stat().st_size, sum(value.numel() for value in mask.values())
+    size, places = (folder / MASK_FILE).stat().st_size, entries_of(mask.signs)
     others = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MASK_FILE}
     sizes = "".join(f"; {name} {bytes_:,}" for name, bytes_ in others.items() if name.endswith(".safetensors"))
     return {"size": f"{size:,} bytes, {8 * size / places:.3f} bits a weight{sizes}"}

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .config import SignedMaskConfig, is_whole
 from .mask import SignedMask
+from .mask_file import packing
 from .mask_file.provenance import Provenance
 from .parameters import norm_interpolation
 from .parameters.hold import held_by
@@ -235,7 +237,7 @@ class AWSPruner(SearchedModel):
             "stage": self._stage,
             "begun": self._under_way,
             "history": list(self._history),
-            "found": None if self._final_mask is None else dict(self._final_mask),
+            "found": None if self._final_mask is None else _packed(self._final_mask),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -264,6 +266,8 @@ class AWSPruner(SearchedModel):
         self._stage, self._under_way = state["stage"], state["begun"]
         self._history = tuple(state.get("history", ()))  # older states have neither
         if (signs := state.get("found")) is not None:
+            if isinstance(signs, Tensor):  # older states have them by name
+                signs, _ = packing.unpack(signs.numpy().tobytes())
             now = SignedMask.from_model(self.model, self.config)
             self._final_mask = self._with_history(
                 SignedMask(
@@ -274,3 +278,8 @@ class AWSPruner(SearchedModel):
                     checkpoint_names=now.checkpoint_names,
                 )
             )
+
+
+def _packed(mask: SignedMask) -> Tensor:
+    """The bytes of the file of its signs, uint8."""
+    return torch.frombuffer(bytearray(packing.pack(mask.signs, {})), dtype=torch.uint8)

@@ -7,7 +7,7 @@ Nothing here changes its arguments.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -41,11 +41,17 @@ def sign0(theta: Tensors, mask: Tensors | None = None) -> dict[str, Tensor]:
         >>> sign0({"w": torch.tensor([0.5, -2.0, 0.1])}, {"w": torch.tensor([True, True, False])})["w"].tolist()
         [1, -1, 0]
     """
+    return dict(each_sign0(theta, mask))
+
+
+def each_sign0(theta: Tensors, mask: Tensors | None = None) -> Iterator[tuple[str, Tensor]]:
+    """The items of `sign0`, each made when it is asked for; what `sign0` refuses is refused before the first."""
     mask = mask or {}
     check_finite(theta)
     check_shapes({name: mask[name] for name in theta if name in mask}, theta, "mask")
-    signs = {name: value.detach().sign().to(torch.int8) for name, value in theta.items()}
-    return {name: s.mul_(mask[name]) if name in mask else s for name, s in signs.items()}
+    for name, value in theta.items():
+        signs = value.detach().sign().to(torch.int8)
+        yield name, signs.mul_(mask[name]) if name in mask else signs
 
 
 def interpolate(psi: Tensors, psi_init: Tensors, alpha: Tensor | float) -> dict[str, Tensor]:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .mask import SignedMask
-from .mask_file import packing
-from .parameters.fitting import fit
+from .mask_file.packed_signs import count, sha256
+from .parameters.fitting import fit, masks_for
 from .parameters.partition import norm_parameters
 from .parameters.unwrap import parameters_of
+from .sharding import whole
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +34,24 @@ def starting_masks(mask: SignedMask, model: nn.Module, prunable: Collection[str]
         grow again.
     """
     places = fit(mask, model)
-    left = {places[name]: mask[name] != 0 for name in mask.prunable if name in places}
-    not_prunable = [name for name, value in left.items() if name not in prunable and not bool(value.all())]
+    counts = {places[name]: count(mask.signs, name) for name in mask.prunable if name in places}
+    not_prunable = [name for name, (size, left, _) in counts.items() if name not in prunable and left < size]
     if not_prunable:
         raise ValueError(
             f"the mask prunes {len(not_prunable)} tensors that this search does not prune, '{not_prunable[0]}' first: "
             "pruned weights there would grow again. Give the search the settings of the mask's own search: prunable, "
             "exclude, classifier, prune_classifier"
         )
-    if empty := [name for name, value in left.items() if value.numel() and not bool(value.any())]:
+    if empty := [name for name, (size, left, _) in counts.items() if size and not left]:
         logger.warning("the mask prunes all weights of %s; they stay 0 in this search", ", ".join(empty))
-    return {name: value for name, value in left.items() if name in prunable}
+    return masks_for(mask, model, {name: place for name, place in places.items() if place in prunable})
 
 
 def warn_of_trained_norm(model: nn.Module) -> None:
     """Warn if psi_init would be trained: a normalization parameter whose values differ within its layer is trained."""
     parameters = parameters_of(model)
-    trained = [n for n in norm_parameters(model) if parameters[n].numel() and torch.unique(parameters[n]).numel() > 1]
+    norms = {name: whole(parameters[name]) for name in norm_parameters(model)}
+    trained = [name for name, psi in norms.items() if psi.numel() and torch.unique(psi).numel() > 1]
     if trained:
         logger.warning(
             "the normalization parameters of the model look trained ('%s'), and are taken for psi_init. The signs are "
@@ -61,7 +63,7 @@ def warn_of_trained_norm(model: nn.Module) -> None:
 def history_of(mask: SignedMask) -> tuple[Mapping[str, Any], ...]:
     """The searches that led to `mask`, the oldest first, as `Provenance.history` keeps them."""
     about = mask.provenance
-    now: dict[str, Any] = {"source": mask.source, "signs": packing.sha256(mask), "remaining": mask.remaining}
+    now: dict[str, Any] = {"source": mask.source, "signs": sha256(mask.signs), "remaining": mask.remaining}
     if mask.config is not None:
         now["config"] = mask.config.to_dict()
     if about is not None:

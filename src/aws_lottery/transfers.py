@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .mask import SignedMask
+from .mask_file.packed_signs import entries_of, pack_if_large
 from .mask_file.provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED
 from .parameters.partition import norm_parameters
 from .parameters.unwrap import buffers_of, parameters_of, unwrap
@@ -61,10 +62,12 @@ def _random_signs(mask: SignedMask, seed: int) -> SignedMask:
 def _shuffled(mask: SignedMask, seed: int) -> SignedMask:
     """As many weights in each layer, in random places."""
     generator, binary = torch.Generator().manual_seed(seed), mask.binary()
-    places = {name: torch.randperm(value.numel(), generator=generator) for name, value in binary.items()}
-    values = {name: value.flatten()[places[name]].view_as(value) for name, value in binary.items()}
+    values = (
+        (name, value.flatten()[torch.randperm(value.numel(), generator=generator)].view_as(value))
+        for name, value in binary.items()
+    )
     return SignedMask(
-        values,
+        pack_if_large(values, entries_of(binary.signs)),
         binary.config,
         parameters=binary.parameters,
         signed=False,

@@ -57,14 +57,16 @@ class Code(NamedTuple):
         return ordered and 0 <= self.k <= most_k and least <= self.quotient_bytes <= most
 
 
-def encode(signs: np.ndarray) -> tuple[Code, bytes, bytes]:
-    """Code a flat int8 array of -1, 0 and +1; returns also the position stream and the sign stream."""
-    survivors = np.flatnonzero(signs != 0)
-    dense = 2 * len(survivors) > len(signs)
-    k, quotients, planes = _encode_positions(np.flatnonzero(signs == 0) if dense else survivors)
-    negative = signs[survivors] < 0
-    code = Code(len(signs), len(survivors), int(np.count_nonzero(negative)), k, len(quotients))
-    return code, quotients + planes, np.packbits(negative).tobytes() if code.sign_bytes else b""
+def encode(signs: np.ndarray) -> tuple[Code, np.ndarray, np.ndarray]:
+    """Code a flat int8 array of -1, 0 and +1; returns also the position stream and the sign stream, of uint8.
+
+    Memory: at most 2 bytes an entry (4 from 2^32 entries up) beside the streams.
+    """
+    nonzeros = int(np.count_nonzero(signs))
+    sign_stream, negatives = _encode_signs(signs, nonzeros)
+    k, quotients, planes = _encode_gaps(_gaps(signs, nonzeros))
+    code = Code(len(signs), nonzeros, negatives, k, len(quotients))
+    return code, np.concatenate([quotients, *planes]), sign_stream[: code.sign_bytes]
 
 
 def decode(code: Code, positions: np.ndarray, signs: np.ndarray) -> np.ndarray:
@@ -86,19 +88,52 @@ def decode(code: Code, positions: np.ndarray, signs: np.ndarray) -> np.ndarray:
     return values
 
 
-def _encode_positions(positions: np.ndarray) -> tuple[int, bytes, bytes]:
-    """k, quotient stream, planes; of increasing positions (int64), with the k that takes the fewest bits."""
-    quotients = np.diff(positions, prepend=-1) - 1
-    planes = []
+def _encode_signs(signs: np.ndarray, nonzeros: int) -> tuple[np.ndarray, int]:
+    """A bit for each nonzero, and how many of these are negative."""
+    stream, done, negatives = np.zeros(_byte_length(nonzeros), np.uint8), 0, 0
+    for start in range(0, len(signs), _CHUNK):
+        part = signs[start : start + _CHUNK]
+        negative = part[np.flatnonzero(part != 0)] < 0
+        _put_bits_(stream, done, negative)
+        done, negatives = done + len(negative), negatives + int(np.count_nonzero(negative))
+    return stream, negatives
+
+
+def _gaps(signs: np.ndarray, nonzeros: int) -> np.ndarray:
+    """Between the positions that are coded; as their number is at most half of `signs`, less than that in memory."""
+    dense, last, done = 2 * nonzeros > len(signs), -1, 0
+    coded = len(signs) - nonzeros if dense else nonzeros
+    gaps = np.empty(coded, np.uint32 if len(signs) <= 1 << 32 else np.int64)
+    for start in range(0, len(signs), _CHUNK):
+        part = signs[start : start + _CHUNK]
+        positions = np.flatnonzero((part == 0) if dense else (part != 0)) + start
+        if len(positions):
+            gaps[done : done + len(positions)] = np.diff(positions, prepend=last) - 1
+            done, last = done + len(positions), positions[-1]
+    return gaps
+
+
+def _encode_gaps(gaps: np.ndarray) -> tuple[int, np.ndarray, list[np.ndarray]]:
+    """k, quotient stream, planes; with the k that takes the fewest bits."""
+    parts = [gaps[start : start + _CHUNK] for start in range(0, len(gaps), _CHUNK)]
+    k, unary = 0, _sum_of_quotients(parts, 0)
     # One more plane costs a bit a position and takes ceil(q / 2) off every unary q, ever less as k grows: so
     # the first k at which it does not pay is the best.
-    while len(planes) < MAX_K and (quotients - (quotients >> 1)).sum() > len(positions):
-        planes.append(np.packbits((quotients & 1).astype(np.uint8)))
-        quotients >>= 1
-    quotients += 1
-    unary = np.zeros(quotients.sum(), np.uint8)
-    unary[np.cumsum(quotients) - 1] = 1
-    return len(planes), np.packbits(unary).tobytes(), b"".join(planes)
+    while k < MAX_K and unary - (shorter := _sum_of_quotients(parts, k + 1)) > len(gaps):
+        k, unary = k + 1, shorter
+    stream, done = np.zeros(_byte_length(unary + len(gaps)), np.uint8), 0
+    for part in parts:
+        ends = np.cumsum((part >> k).astype(np.int64) + 1)
+        bits = np.zeros(ends[-1], bool)
+        bits[ends - 1] = True
+        _put_bits_(stream, done, bits)
+        done += len(bits)
+    planes = [np.concatenate([np.packbits((part >> j & 1).astype(bool)) for part in parts]) for j in range(k)]
+    return k, stream, planes
+
+
+def _sum_of_quotients(parts: list[np.ndarray], k: int) -> int:
+    return sum(int((part >> k).sum(dtype=np.int64)) for part in parts)
 
 
 def _decode_positions(code: Code, stream: np.ndarray) -> Iterator[np.ndarray]:
@@ -165,6 +200,12 @@ def _bits(stream: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Bits [start, stop) of a packed stream, as bool."""
     first = start // 8
     return np.unpackbits(stream[first : _byte_length(stop)])[start - 8 * first : stop - 8 * first].view(bool)
+
+
+def _put_bits_(stream: np.ndarray, start: int, bits: np.ndarray) -> None:
+    """Put bits into a packed stream, from bit `start` on, where it has 0s."""
+    packed = np.packbits(np.concatenate([np.zeros(start % 8, bool), bits]))
+    stream[start // 8 :][: len(packed)] |= packed
 
 
 def _check_padding(stream: np.ndarray, count: int) -> None:

@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from ..atomic import replace_file
-from . import golomb_rice
 from .header import (
     FORMAT,
     FORMAT_VERSION,
-    MAX_DIMENSIONS,
     MAX_TEXT,
     AnotherFile,
     PackingError,
@@ -32,6 +30,7 @@ from .header import (
     header_of,
     parse,
 )
+from .packed_signs import Checksum, Packed, PackedSigns, is_large, sha256
 
 __all__ = [
     "FORMAT",
@@ -51,7 +50,7 @@ ELEMENTS_PER_BYTE = 1024  # at most, of the file, about the bound of zlib; `pack
 # 64 for each byte of the file, which masks with 1.5 % left or more take by themselves; `pack` pads others.
 FREE_ELEMENTS, TYPICAL_PER_BYTE = 1 << 26, 64
 
-Unpacked = tuple[dict[str, Tensor], dict[str, str]]  # name -> signs, and the caller's metadata
+Unpacked = tuple[Mapping[str, Tensor], dict[str, str]]  # name -> signs, and the caller's metadata
 
 
 def write(path: str | os.PathLike, signs: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -87,11 +86,11 @@ def pack(signs: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
         metadata: entries of the caller's own. The checksum does not cover them.
     Raises: ValueError that names the tensor or the entry that cannot be kept.
     """
-    flat = {name: _flat(name, value) for name, value in signs.items()}
-    coded = {name: golomb_rice.encode(values) for name, values in flat.items()}
-    rows = [Row(name, list(signs[name].shape), code) for name, (code, _, _) in coded.items()]
-    header = header_of(rows, metadata, _sha256({row.name: row.shape for row in rows}, flat))
-    streams = [positions for _, positions, _ in coded.values()] + [signs for _, _, signs in coded.values()]
+    packed = signs if isinstance(signs, PackedSigns) else PackedSigns.of(signs.items())
+    tensors = list(packed.tensors.values())
+    rows = [tensor.row for tensor in tensors]
+    header = header_of(rows, metadata, packed.sha256)
+    streams = [tensor.positions.data for tensor in tensors] + [tensor.signs.data for tensor in tensors]
     least = _least_size(sum(extent(row.shape) for row in rows)) - sum(map(len, streams))
     header = header.ljust(-(-max(len(header), least) // 8) * 8)
     return b"".join([struct.pack("<Q", len(header)), header, *streams])
@@ -103,34 +102,33 @@ def unpack(data: bytes, *, max_elements: int | None = None) -> Unpacked:
     A file needs no bytes for a tensor of any size that is all 0 or all +1, so the number of elements that it declares
     is compared with a limit before anything is allocated. Without `max_elements` the limit is 64 Mi elements or, if
     that is more, 64 for each byte of the file. A caller that knows the model passes its number of parameters: then no
-    file takes more memory than a proper one, which is its own size, a byte for each element and about a megabyte of
-    scratch, or 190 MB to parse the worst header. In any case there are at most 1024 elements for each byte of the
-    file. `pack` pads the masks that take fewer bytes.
+    file takes more memory than a proper one, which is its own size, a byte for each element (of a mask that
+    stays packed: of its largest tensor) and about a megabyte of scratch, or 190 MB to parse the worst header. In any
+    case there are at most 1024 elements for each byte of the file. `pack` pads the masks that take fewer bytes.
 
     Args:
         max_elements: of all tensors together; a dimension of 0 counts as 1; None: as above.
-    Returns: name -> int8 in {-1, 0, 1}, in the order that `pack` was given, and the caller's metadata.
+    Returns: name -> int8 in {-1, 0, 1}, in the order that `pack` was given, as `pack_if_large` keeps them, and the
+        caller's metadata.
     Raises: PackingError, whatever the bytes, unless they are a signed mask and its checksum is right.
     """
     limit = _limit(len(data)) if max_elements is None else min(max_elements, ELEMENTS_PER_BYTE * len(data))
     header, body = _split(data, limit)
-    rows, metadata, sha256 = parse(header, limit)
+    rows, metadata, expected_digest = parse(header, limit)
     expected = sum(row.code.position_bytes + row.code.sign_bytes for row in rows)
     if len(body) != expected:
         raise damaged(f"{len(body)} bytes follow its header, expected {expected}")
-    flat = _decode(rows, body)
-    digest = _sha256({row.name: row.shape for row in rows}, flat)
-    if digest != sha256:
-        raise damaged(f"its signs have SHA-256 {digest}, expected {short(sha256)}")
-    return {row.name: torch.from_numpy(flat[row.name]).reshape(row.shape) for row in rows}, metadata
-
-
-def _flat(name: str, value: Tensor) -> np.ndarray:
-    if value.dtype != torch.int8 or (value.numel() and (value.min() < -1 or value.max() > 1)):
-        raise ValueError(f"signed mask '{name}' must be int8 in {{-1, 0, 1}}; use aws_lottery.sign0")
-    if value.ndim > MAX_DIMENSIONS:
-        raise ValueError(f"signed mask '{name}' has {value.ndim} dimensions, at most {MAX_DIMENSIONS} fit")
-    return value.detach().cpu().reshape(-1).numpy()
+    tensors, large = _tensors(rows, body), is_large(sum(row.code.size for row in rows))
+    whole, checksum = {}, Checksum()
+    for packed in tensors:
+        values = _decoded(packed)
+        checksum.add(packed.row.name, packed.row.shape, values)
+        if not large:
+            whole[packed.row.name] = torch.from_numpy(values).reshape(packed.row.shape)
+        del values  # before the next one is made
+    if (digest := checksum.hexdigest()) != expected_digest:
+        raise damaged(f"its signs have SHA-256 {digest}, expected {short(expected_digest)}")
+    return PackedSigns(tensors, digest) if large else whole, metadata
 
 
 def _limit(size: int) -> int:
@@ -154,32 +152,15 @@ def _split(data: bytes, limit: int) -> tuple[bytes, np.ndarray]:
     return data[8 : 8 + length], np.frombuffer(data, np.uint8, offset=8 + length)
 
 
-def _decode(rows: Sequence[Row], body: np.ndarray) -> dict[str, np.ndarray]:
-    """name -> flat int8 signs."""
+def _tensors(rows: Sequence[Row], body: np.ndarray) -> list[Packed]:
+    """The rows with their streams, which are parts of `body`."""
     lengths = [row.code.position_bytes for row in rows] + [row.code.sign_bytes for row in rows]
     streams = [body[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
-    flat = {}
-    for row, positions, signs in zip(rows, streams[: len(rows)], streams[len(rows) :], strict=True):
-        try:
-            flat[row.name] = golomb_rice.decode(row.code, positions, signs)
-        except ValueError as error:
-            raise damaged(f"its tensor {short(row.name)}: {error}") from None
-    return flat
+    return [Packed(*parts) for parts in zip(rows, streams[: len(rows)], streams[len(rows) :], strict=True)]
 
 
-def sha256(signs: Mapping[str, Tensor]) -> str:
-    """The checksum of a signed mask as its file has it, which tells masks apart."""
-    return _sha256(
-        {name: value.shape for name, value in signs.items()},
-        {name: _flat(name, value) for name, value in signs.items()},
-    )
-
-
-def _sha256(shapes: Mapping[str, Sequence[int]], flat: Mapping[str, np.ndarray]) -> str:
-    """Of each tensor in turn: length of the name, name, number of dimensions, dimensions, signs."""
-    digest = hashlib.sha256()
-    for tensor, shape in shapes.items():
-        name = tensor.encode()
-        digest.update(struct.pack(f"<Q{len(name)}sQ{len(shape)}Q", len(name), name, len(shape), *shape))
-        digest.update(flat[tensor].data)
-    return digest.hexdigest()
+def _decoded(packed: Packed) -> np.ndarray:
+    try:
+        return packed.decoded()
+    except ValueError as error:
+        raise damaged(f"its tensor {short(packed.row.name)}: {error}") from None

@@ -8,18 +8,19 @@ checksum which signs are beside it, and by another one whether it is whole itsel
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import __version__, signs
+from .. import __version__
 from ..atomic import remove_leftovers, replace_file
 from ..config import SignedMaskConfig
 from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
 from . import packing
+from .packed_signs import count, entries_of, remaining_of
 from .provenance import Provenance, Result
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def packed(mask: "SignedMask") -> bytes:
         "signed_only": [name for name in mask if name not in set(mask.prunable)],
         **({"checkpoint_names": mask.checkpoint_names} if mask.checkpoint_names else {}),
     }
-    return packing.pack(mask, {"signed_mask": to_json(roles)})
+    return packing.pack(mask.signs, {"signed_mask": to_json(roles)})
 
 
 def _config(mask: "SignedMask", digest: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def read(folder: Path, *, max_parameters: int | None = None) -> dict[str, Any]:
     with _reading(folder / MASK_FILE):
         roles = _roles(values, read_object(metadata["signed_mask"]))
     with _reading(folder / CONFIG_FILE):
-        share, left = about.pop("remaining"), signs.remaining({name: values[name] for name in roles["prunable"]})
+        share, left = about.pop("remaining"), remaining_of(values, roles["prunable"])
         if not isinstance(share, float) or not math.isclose(share, left):
             raise ValueError(f"it says that {share!r:.100} remains, {MASK_FILE} has {left}: they are of two masks")
     return {"values": values, **roles, **about}
@@ -141,19 +142,19 @@ def _reading(path: Path) -> Iterator[None]:
         raise ValueError(f"cannot read '{path}': {error!s:.1000}") from error  # it may hold all of a hostile file
 
 
-def _roles(values: dict[str, Tensor], roles: dict[str, Any]) -> dict[str, Any]:
+def _roles(values: Mapping[str, Tensor], roles: dict[str, Any]) -> dict[str, Any]:
     parameters, signed, signed_only = roles["parameters"], roles["signed"], roles["signed_only"]
     names = roles.get("checkpoint_names", {})
     if (
         type(parameters) is not int
         or type(signed) is not bool
         or type(signed_only) is not list
-        or parameters < sum(value.numel() for value in values.values())
+        or parameters < entries_of(values)
         or not set(signed_only) <= values.keys()
         or type(names) is not dict
         or not names.keys() <= values.keys()
         or not all(type(name) is str for name in names.values())
-        or not (signed or all(value.numel() == 0 or value.min() >= 0 for value in values.values()))
+        or not (signed or all(count(values, name).negatives == 0 for name in values))
     ):
         raise ValueError(f"its roles do not fit its tensors: {roles!r:.200}")
     prunable = tuple(name for name in values if name not in set(signed_only))

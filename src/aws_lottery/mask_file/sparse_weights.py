@@ -1,6 +1,6 @@
 """The weights that go with a signed mask: survivors only, in files beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ WEIGHTS_FILE, REWOUND_FILE = "weights.safetensors", "rewound.safetensors"
 def save_weights(
     folder: str | Path,
     weights: nn.Module | Mapping[str, Tensor],
-    mask: Mapping[str, Tensor],
+    mask: "SignedMask",
     *,
     file: str = WEIGHTS_FILE,
     write: bool = True,
@@ -46,10 +46,10 @@ def save_weights(
             value = value.cpu()
             tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
     if write:
-        replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask)}))
+        replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask.signs)}))
 
 
-def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE) -> dict[str, Tensor]:
+def load_weights(folder: str | Path, mask: "SignedMask", *, file: str = WEIGHTS_FILE) -> dict[str, Tensor]:
     """Name -> parameter or buffer, with zeros where the mask has them: the inverse of `save_weights`.
 
     Files written before buffers were kept have parameters alone; those from before there were checksums are held
@@ -57,14 +57,20 @@ def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = 
 
     Raises: FileNotFoundError; ValueError if the file is damaged, or is not of this mask.
     """
+    return dict(each_weight(folder, mask, file=file))
+
+
+def each_weight(folder: str | Path, mask: "SignedMask", *, file: str = WEIGHTS_FILE) -> Iterator[tuple[str, Tensor]]:
+    """The items of `load_weights`, each made when it is asked for, so that a sharded model takes its parts of one whole
+    tensor after the other."""
     path = Path(folder) / file
     if not path.is_file():
         raise FileNotFoundError(f"no {file} in '{folder}'; find_signed_mask writes it beside each mask")
     survivors, about = checked_tensors.read(path)
-    if about and about.get(MASK) != packing.sha256(mask):
+    if about and about.get(MASK) != packing.sha256(mask.signs):
         raise ValueError(f"{path}: its weights are of another mask; are the two of one search and round?")
-    weights = {}
-    for name, value in survivors.items():
+    for name in list(survivors):
+        value = survivors.pop(name)
         if name in mask:
             places = mask[name] != 0
             if value.numel() != int(places.sum()):
@@ -73,8 +79,7 @@ def load_weights(folder: str | Path, mask: Mapping[str, Tensor], *, file: str = 
                     "are the two of one search and round?"
                 )
             value = torch.zeros(places.shape, dtype=value.dtype).masked_scatter_(places, value)
-        weights[name] = value
-    return weights
+        yield name, value
 
 
 def solution_weights(folder: str | Path, mask: "SignedMask") -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def _doubt(model: nn.Module, name: str, layers: Mapping[str, nn.Module]) -> str 
     root, rest = model, name
     while len(children := [n for n, child in root.named_children() if any(True for _ in child.parameters())]) == 1:
         root, rest = root.get_submodule(children[0]), rest.partition(".")[2]  # a wrapper around the model
-    if rest.count(".") > 1 or rest.partition(".")[0] != children[-1]:
+    if children and (rest.count(".") > 1 or rest.partition(".")[0] != children[-1]):  # without any, it is all there is
         return "it lies inside the network, not at its end"
     return None
 

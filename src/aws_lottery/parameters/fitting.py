@@ -1,4 +1,5 @@
-"""`fit`: which parameter of a model each tensor of a SignedMask is for, and whether it can be multiplied there."""
+"""`fit`: which parameter of a model each tensor of a SignedMask is for, and whether it can be multiplied there; and
+`masks_for`: the masks of these parameters."""
 
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
@@ -6,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..sharding import as_laid_out
 from ..signs import check_finite
 from .checkpoint_names import checkpoint_names
 from .matching import Names, match
@@ -31,7 +33,7 @@ def fit(
         if by == "structure" and not mask.signed:
             raise ValueError("match='structure' needs the signed mask: this one does not tell what it leaves out")
         places = match(
-            {name: tuple(value.shape) for name, value in mask.items()},
+            mask.shapes,
             {name: tuple(parameter.shape) for name, parameter in parameters.items()},
             required=[name for name in parameters if mask.signed and name not in norms],
             head=_head(mask),
@@ -50,6 +52,14 @@ def fit(
     return places
 
 
+def masks_for(mask: "SignedMask", model: nn.Module, places: Mapping[str, str]) -> dict[str, Tensor]:
+    """Name in the model -> bool, True where the weight is left, in the shards of the weight if it is sharded; of the
+    prunable weights among `places`, which are what `fit` returns, or some of them."""
+    parameters = parameters_of(unwrap(model))
+    targets = {name: places[name] for name in mask.prunable if name in places}
+    return {place: as_laid_out(mask[name], parameters[place]) != 0 for name, place in targets.items()}
+
+
 def _check_values(parameters: Mapping[str, Tensor]) -> None:
     """Raises: ValueError for what can't be multiplied in place, or would not be 0 where the mask is."""
     check_finite(parameters)
@@ -62,7 +72,7 @@ def _check_values(parameters: Mapping[str, Tensor]) -> None:
 
 def _head(mask: "SignedMask") -> list[str]:
     """Names of the classifier, if it was not pruned: the one of the configuration, or the last matrix."""
-    last = next((name for name in reversed(list(mask)) if mask[name].dim() > 1), "")
+    last = next((name for name, shape in reversed(mask.shapes.items()) if len(shape) > 1), "")
     owner = (mask.config and mask.config.classifier) or last.rpartition(".")[0]
     names = [name for name in mask if name.rpartition(".")[0] == owner]
     return [] if set(names) & set(mask.prunable) else names

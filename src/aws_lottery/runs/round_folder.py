@@ -8,7 +8,7 @@ from torch import nn
 
 from ..mask import SignedMask
 from ..mask_file.provenance import provenance
-from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, load_weights, save_weights
+from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, each_weight, save_weights
 from ..parameters.unwrap import clean_name, state_of, unwrap
 from ..processes import together
 from ..pruner import AWSPruner
@@ -50,7 +50,7 @@ def read_round_(folder: Path, model: nn.Module) -> SignedMask:
     """The mask that a search left in `folder`; its weights and buffers are loaded into the model."""
     mask = SignedMask.from_pretrained(folder)
     model = unwrap(model)
-    layout, weights = state_of(model), load_weights(folder, mask)
-    keys = {key: name for key in model.state_dict() if (name := clean_name(key)) in weights}
-    model.load_state_dict({k: as_laid_out(weights[name], layout[name]) for k, name in keys.items()}, strict=False)
+    layout, keys = state_of(model), {clean_name(key): key for key in model.state_dict()}
+    weights = {keys[n]: as_laid_out(value, layout[n]) for n, value in each_weight(folder, mask) if n in keys}
+    model.load_state_dict(weights, strict=False)
     return mask

@@ -168,7 +168,7 @@ class Search:
             "images": len(self.data),
             "data": fingerprint(self.data),
             "test_data": None if self.test_data is None else fingerprint(self.test_data),
-            **({} if mask is None else {"mask": packing.sha256(mask)}),
+            **({} if mask is None else {"mask": packing.sha256(mask.signs)}),
             **({"solution_epochs": self.solution_epochs} if self.solution_epochs else {}),
         }
 
