@@ -125,6 +125,9 @@ def test_what_is_known_of_a_packed_mask_is_told_and_written_without_decoding(
 ):
     mask = SignedMask.from_model(convnet)
     mask.save_pretrained(tmp_path)
+    assert "0.weight" in mask
+    assert "1.weight" not in mask
+    assert mask.shapes["7.bias"] == (4,)
     assert (mask.remaining, len(mask.table()), len(repr(mask)) > 50) == (1.0, 5, True)
 
 

@@ -89,7 +89,7 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
                 check_signs(name, value)
         if not signed and (negative := [name for name in values if count(values, name).negatives]):
             raise ValueError(f"a mask without signs has 0 and 1, '{negative[0]}' has -1; leave out signed=False")
-        self.signs = values if packed else dict(values)
+        self.signs = values if packed else dict(values)  # decoded at each access, or as they are
         self.config = config
         self.prunable = tuple(values) if prunable is None else tuple(prunable)
         if unknown := set(self.prunable) - set(values):
@@ -139,10 +139,9 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         parameters = parameters_of(model)
         signs.check_floating({name: parameters[name] for name in parts.prunable})
         theta = {name: parameters[name] for name in parameters if name in set(parts.signed)}
-        entries = sum(p.numel() for p in theta.values())
-        values = ((name, whole(value).cpu()) for name, value in signs.each_sign0(theta, masks))
+        values = ((name, whole(value).cpu()) for name, value in signs.each_sign0(theta, masks))  # one after the other
         return cls(
-            pack_if_large(values, entries),  # a tensor at a time, if it is large or sharded
+            pack_if_large(values, sum(p.numel() for p in theta.values())),
             config,
             prunable=parts.prunable if masks is None else tuple(name for name in theta if name in masks),
             parameters=sum(p.numel() for p in parameters.values()),
@@ -184,9 +183,10 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         prunable = tuple(name for name in order if name in masks)
         if not prunable:
             raise ValueError(f"torch.nn.utils.prune has pruned nothing in this {class_name(model)}; use from_model")
-        values = signs.sign0({name: theta[name] for name in order}, {n: masks[n].to(torch.uint8) for n in prunable})
+        theta, masks = {name: theta[name] for name in order}, {n: masks[n].to(torch.uint8) for n in prunable}
+        values = ((name, value.cpu()) for name, value in signs.each_sign0(theta, masks))
         total = sum(p.numel() for p in model.parameters())
-        return cls({name: value.cpu() for name, value in values.items()}, prunable=prunable, parameters=total)
+        return cls(pack_if_large(values, total), prunable=prunable, parameters=total)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.signs[name]
@@ -196,6 +196,9 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.signs)
+
+    def __contains__(self, name: object) -> bool:  # that of Mapping would decode a tensor that is packed
+        return name in self.signs
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

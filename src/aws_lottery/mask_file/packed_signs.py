@@ -62,6 +62,9 @@ class PackedSigns(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def __contains__(self, name: object) -> bool:  # that of Mapping would decode the tensor
+        return name in self.tensors
+
 
 class Counts(NamedTuple):
     """Entries of one tensor of signs."""
