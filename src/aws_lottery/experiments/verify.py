@@ -24,6 +24,7 @@ from ..training_config import TrainingConfig
 from .claims import judge
 from .jobs import Job, JobLine, LoneMask
 from .panels import require_matplotlib
+from .results import Row
 from .trainings import Trainings
 from .verdict import Verdict, write_verdict
 from .winning_sign import CONTROLS, Margins, claims_of
@@ -113,15 +114,19 @@ def verify(
     rows = trainings.rows(
         [lambda: trainings.of(_jobs(source, seeds)), lambda: trainings.between(_lines(source, seeds))]
     )
-    chance = 100 / data.num_classes
-    findings = judge(
-        claims_of(rows, chance=chance, margins=margins), level=margins.level, resolution=100 / len(data.test)
-    )
-    verdict = Verdict(findings=findings, rows=rows, margins=margins, chance=chance)
+    verdict = _judged(rows, data, margins)
     if accelerator.is_main_process:
         write_verdict(trainings.folder, verdict, source.mask, plots=plots, benchmark=benchmark)
     accelerator.wait_for_everyone()
     return verdict
+
+
+def _judged(rows: Sequence[Row], data: ImageData, margins: Margins) -> Verdict:
+    """No spread is taken to be less than one test image."""
+    chance = 100 / data.num_classes
+    claims = claims_of(rows, chance=chance, margins=margins)
+    findings = judge(claims, level=margins.level, resolution=100 / len(data.test))
+    return Verdict(findings=findings, rows=rows, margins=margins, chance=chance)
 
 
 def _source(mask: SignedMask | str | Path, revision: str | None, weights: str | Path | None) -> LoneMask:
