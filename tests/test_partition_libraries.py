@@ -45,6 +45,15 @@ def test_convnext_prunes_depthwise_and_pointwise_layers_but_no_layer_scales():
     assert (parts.classifier, parts.doubt, parts.unknown) == ("classifier", None, ())
 
 
+def test_resnet_prunes_all_convolutions():
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+    parts = sort(transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)))
+    assert len(parts.prunable) == 6  # the stem, two in each block, and a shortcut
+    assert all(name.endswith("convolution.weight") for name in parts.prunable)
+    assert parts.signed_only == ("classifier.1.weight", "classifier.1.bias")
+    assert (parts.classifier, parts.doubt, parts.unknown) == ("classifier.1", None, ())
+
+
 def test_bert_with_a_head_prunes_its_blocks_and_pooler_but_no_embeddings():
     config = transformers.BertConfig(**ENCODER, vocab_size=20, num_labels=3)
     parts = sort(transformers.BertForSequenceClassification(config))
