@@ -1,4 +1,4 @@
-"""How figures are shown: mean and standard deviation, times and sizes, Markdown tables."""
+"""How figures and names are shown: mean and standard deviation, times and sizes, the first of many names, tables."""
 
 import math
 import statistics
