@@ -71,7 +71,7 @@ def find_signed_mask(
             stages have their own length and a constant rate (Section 4.1). With its ema_decay every stage ends at the
             average of its weights: that is what is measured, pruned and signed, and where the next stage starts. With
             `gm` one optimizer trains through all stages, and the schedule is used: it runs over all their epochs.
-        output_dir: made if need be; for this search alone.
+        output_dir: made if need be; for this search alone, and seen by all processes, on whatever machine.
         accelerator: what it runs on; with split_batches the batch size is that of all processes together.
         test_data: measured after each stage, with BatchNorm re-estimated on `data` where the protocol says so; None:
             nothing is measured.
@@ -92,7 +92,8 @@ def find_signed_mask(
     Raises:
         CheckpointError: If output_dir holds a run with other settings or other data, a checkpoint is damaged, or the
             disk is full.
-        ValueError: If the model does not fit the data.
+        ValueError: If the model does not fit the data, accelerate can't shard it as it is set, or a process does not
+            see output_dir as the first one does.
         FloatingPointError: If the loss is NaN or infinite, before anything is pruned or saved over.
         Interrupted: After SIGTERM or SIGINT.
         Busy: If a search is under way in output_dir.
