@@ -36,6 +36,7 @@ def sparsest_that_learns(search: Path, at_least: float) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--at_once", type=int, default=1, help="final trainings that share their steps; 16 is quicker")
     parser.add_argument("--smoke", action="store_true", help="3 rounds of 1 epoch, 2 initializations")
     options = parser.parse_args()
     rounds, epochs, final_epochs, inits = (3, 1, 1, 2) if options.smoke else (20, 4, 20, 5)
@@ -82,6 +83,7 @@ def main() -> None:
         rounds=[chosen],
         transfers=["dense", "solution", "signs", "mask", "random-signs"],
         seeds=range(1, 1 + inits),
+        at_once=options.at_once,
     ).run()
     accelerator.print(table([row for row in rows if isinstance(row, Accuracy)]))
     accelerator.print(f"The mask with its card, the plots and all figures are in {options.output_dir}/compared.")

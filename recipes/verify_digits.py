@@ -2,6 +2,7 @@
 
     python recipes/verify_digits.py                                   # 5 seeds
     python recipes/verify_digits.py --seeds 20                        # 15 more; docs/results/verify has such a run
+    python recipes/verify_digits.py --at_once 16                      # in less than half of the time
     python recipes/verify_digits.py --mask random --output_dir runs/verify-random    # the verdict on wrong signs
 
 Trains the perceptron of recipes/aws_digits.py dense, with the signs and with the controls, from each initialization,
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of each final training")
     parser.add_argument("--learning_rate", type=float, default=TrainingConfig.learning_rate)
     parser.add_argument("--margin", type=float, default=1.0, help="points of accuracy that count")
+    parser.add_argument("--at_once", type=int, default=1, help="trainings that share their steps")
     parser.add_argument("--output_dir", default="runs/verify-digits")
     parser.add_argument("--smoke", action="store_true", help="seconds; shows that it runs, no more")
     options = parser.parse_args()
@@ -49,6 +51,7 @@ def main() -> None:
         output_dir=options.output_dir,
         seeds=range(1, options.seeds + 1),
         margin=options.margin,
+        at_once=options.at_once,
     )
     print(verdict)
 

@@ -35,6 +35,7 @@ from .signs import prune as prune
 from .signs import remaining as remaining
 from .signs import sign0 as sign0
 from .signs import transfer as transfer
+from .train_many import train_many as train_many
 from .training import train as train
 from .training_config import TrainingConfig as TrainingConfig
 from .transfers import TRANSFERS as TRANSFERS

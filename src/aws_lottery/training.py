@@ -228,9 +228,9 @@ def train(
         start = time.perf_counter()
         while training.epoch < (config.epochs if until is None else until):
             training.network.train()
-            epoch_seed = _mix(seed, training.epoch)
+            order_seed = epoch_seed(seed, training.epoch)
             loader = accelerator.prepare(
-                batches(data, config.batch_size, seed=epoch_seed, partial_batch=partial_batches, filled_up=filled_up)
+                batches(data, config.batch_size, seed=order_seed, partial_batch=partial_batches, filled_up=filled_up)
             )
             for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
                 stepped = training.learn(images, labels)
@@ -256,7 +256,7 @@ def steps_an_epoch(
     return math.ceil(batches_of_each / accelerator.gradient_accumulation_steps)
 
 
-def _mix(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
     """A seed of its own for each epoch, so that an epoch can be taken up without the ones before."""
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

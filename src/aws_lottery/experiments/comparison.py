@@ -41,6 +41,8 @@ class Comparison:
         barrier_seeds: of `seeds`, with which starts are trained twice; None: all.
         own_training: method -> training from the masks that its searches found, where it is not `training`; methods
             without a search here may be in it.
+        at_once: how many trainings share their steps (`train_many`), where they can, as those of perceptrons can; 1:
+            none. Results then differ within what rounding becomes over a training.
 
     Raises:
         ValueError: For an unknown transfer, a round that a search does not have, two searches by one method, or
@@ -70,6 +72,7 @@ class Comparison:
         barrier_rounds: Sequence[int] = (),
         barrier_seeds: Sequence[int] | None = None,
         own_training: Mapping[str, TrainingConfig] = MappingProxyType({}),
+        at_once: int = 1,
     ):
         self.searches = [Path(folder) for folder in searches]
         self.folder, self.accelerator = Path(output_dir), accelerator
@@ -91,6 +94,7 @@ class Comparison:
             accelerator=accelerator,
             model=self.plan.rounds[0].architecture,
             own_training={method: own_training[method] for method in sorted(methods & own_training.keys())},
+            at_once=at_once,
         )
 
     def run(self) -> list[Row]:

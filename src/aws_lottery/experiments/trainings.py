@@ -1,22 +1,25 @@
 """Final trainings and the lines between them as files of a folder: each done once, by one of the runs that share it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import checked_tensors
 from ..config import PROTOCOLS
-from ..data import ImageData
+from ..data import ImageData, batches
+from ..evaluation import recalibrate
 from ..mask_file.sparse_weights import solution_weights
 from ..processes import any_process
 from ..runs.checkpoint import CheckpointError, claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
-from ..runs.lock import do_all, written_once
+from ..runs.lock import Busy, do_all, locked, written_once
 from ..strict_json import read_file
+from ..train_many import not_joined, train_many
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
 from .jobs import Job, JobLine, LoneMask, SearchRound
@@ -36,6 +39,7 @@ class Trainings:
         fresh: seed -> a freshly initialized network.
         training: of every final training but those of `own_training`.
         own_training: method -> training from the masks that its searches found, where it is not `training`.
+        at_once: how many trainings share their steps (`train_many`), where they can.
         protocol: how networks are measured, a row of PROTOCOLS.
         model: what the network is called in the rows.
     """
@@ -48,6 +52,11 @@ class Trainings:
     accelerator: "Accelerator"
     model: str | None = None
     own_training: Mapping[str, TrainingConfig] = field(default_factory=dict)
+    at_once: int = 1
+
+    def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise ValueError(f"at_once must be 1 or more, got {self.at_once}")
 
     @cached_property
     def measure(self) -> Measure:
@@ -73,7 +82,30 @@ class Trainings:
 
     def of(self, jobs: Iterable[Job]) -> list[Callable[[], Row]]:
         """The trainings themselves."""
-        return [partial(self.train, job) for job in jobs]
+        jobs = list(jobs)
+        if not self._share_steps():
+            return [partial(self.train, job) for job in jobs]
+        groups = {job: group for group in self._groups(jobs) for job in group}
+        return [partial(self._train_in, groups[job], job) for job in jobs]
+
+    def _share_steps(self) -> bool:
+        if self.at_once == 1:
+            return False
+        networks = [self.fresh(seed) for seed in (0, 1)]
+        for config in (self.training, *self.own_training.values()):
+            if reason := not_joined(networks, self.data.train, config, self.accelerator):
+                self.accelerator.print(f"one training after the other: {reason}")
+                return False
+        return True
+
+    def _groups(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
+        """At most `at_once` jobs each, all with the same hyper-parameters."""
+        by_method: dict[str | None, list[Job]] = {}
+        for job in jobs:
+            method = self.origin(job).method
+            by_method.setdefault(method if method in self.own_training else None, []).append(job)
+        for alike in by_method.values():
+            yield from (alike[start : start + self.at_once] for start in range(0, len(alike), self.at_once))
 
     def between(self, lines: Iterable[JobLine]) -> list[Callable[[], Row]]:
         """Lines whose ends were trained; of a training that failed, its own row says so."""
@@ -85,26 +117,75 @@ class Trainings:
             if trained[line.job] and trained[line.end]
         ]
 
-    def train(self, job: Job) -> Accuracy:
-        """The row of a final training, which is done if it has not been. Raises: Busy if another run is at it."""
-        folder = self.folder / "trainings" / job.name
+    def train(self, job: Job, *, weights: Mapping[str, Tensor] | None = None) -> Accuracy:
+        """The row of a final training, which is done if it has not been.
+
+        Args:
+            weights: what the network is after the training, if it was trained among others.
+        Raises: Busy if another run is at it.
+        """
         origin = self.origin(job)
-        if not any_process((folder / RESULT_FILE).exists(), self.accelerator):  # another run may be done with it now
-            protocol = PROTOCOLS[self.protocol]
+        if not self._is_done(job):  # another run may be done with it now
             self.accelerator.print(job.name)
             final_training(
-                self.start(job.source, job.transfer, job.seed if protocol.seeded_init else job.data_seed),
+                self._start_of(job),
                 self.data,
                 self.training_of(job),
-                output_dir=folder,
+                output_dir=self._folder_of(job),
                 accelerator=self.accelerator,
                 identity={"kind": "accuracy", **asdict(origin), "transfer": job.transfer, "seed": job.seed},
                 seed=job.data_seed,
-                protocol=protocol,
+                protocol=PROTOCOLS[self.protocol],
+                weights=weights,
             )
-        row = checked(folder / RESULT_FILE, read_file(folder / RESULT_FILE), origin)
+        result = self._folder_of(job) / RESULT_FILE
+        row = checked(result, read_file(result), origin)
         assert isinstance(row, Accuracy)
         return row
+
+    def _train_in(self, group: Sequence[Job], job: Job) -> Accuracy:
+        """`train`, and with it all others of the group that are not done. Raises: Busy if another run is at them."""
+        if not self._is_done(job):
+            with locked(self.folder / "trainings" / f"{group[0].name}.lock", self.accelerator):
+                for one, weights in self._trained_at_once([one for one in group if not self._is_done(one)]).items():
+                    with suppress(Busy):  # a run that takes them one by one has it
+                        self.train(one, weights=weights)
+        return self.train(job)
+
+    def _trained_at_once(self, jobs: Sequence[Job]) -> dict[Job, dict[str, Tensor] | None]:
+        """What the networks are after their trainings; None: to be trained by itself."""
+        by_themselves: dict[Job, dict[str, Tensor] | None] = dict.fromkeys(jobs)
+        if len(jobs) < 2:
+            return by_themselves
+        self.accelerator.print(f"{len(jobs)} trainings at once")
+        models = [self._start_of(job) for job in jobs]
+        config, protocol = self.training_of(jobs[0]), PROTOCOLS[self.protocol]
+        if protocol.recalibrate:  # as the measurement does that comes before a training by itself
+            for model in models:
+                recalibrate(model, batches(self.data.train, config.batch_size, seed=0))
+        try:
+            train_many(
+                models,
+                self.data.train,
+                config,
+                accelerator=self.accelerator,
+                seeds=[job.data_seed for job in jobs],
+                partial_batches=protocol.partial_batches,
+            )
+        except FloatingPointError as error:  # the result of a training by itself says what became of it
+            self.accelerator.print(f"one training after the other: {error}")
+            return by_themselves
+        return {job: model.state_dict() for job, model in zip(jobs, models, strict=True)}
+
+    def _is_done(self, job: Job) -> bool:
+        return any_process((self._folder_of(job) / RESULT_FILE).exists(), self.accelerator)
+
+    def _folder_of(self, job: Job) -> Path:
+        return self.folder / "trainings" / job.name
+
+    def _start_of(self, job: Job) -> nn.Module:
+        seeded_init = PROTOCOLS[self.protocol].seeded_init
+        return self.start(job.source, job.transfer, job.seed if seeded_init else job.data_seed)
 
     def training_of(self, job: Job) -> TrainingConfig:
         return self.own_training.get(self.origin(job).method or "", self.training)
@@ -132,7 +213,7 @@ class Trainings:
 
     def _trained(self, job: Job) -> nn.Module:
         model = self.fresh(job.seed)
-        weights, _ = checked_tensors.read(self.folder / "trainings" / job.name / MODEL_FILE)
+        weights, _ = checked_tensors.read(self._folder_of(job) / MODEL_FILE)
         model.load_state_dict(weights)
         return model.to(self.accelerator.device)
 

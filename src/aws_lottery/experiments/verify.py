@@ -50,6 +50,7 @@ def verify(
     plots: bool = True,
     benchmark: tuple[str, str] | None = None,
     own_training: Mapping[str, TrainingConfig] = MappingProxyType({}),
+    at_once: int = 1,
 ) -> Verdict:
     """Train dense, with the signs and with each control from every seed's initialization, and judge the claims.
 
@@ -78,12 +79,14 @@ def verify(
         benchmark: `(data set, task)`, ids of a benchmark on the Hub; writes `.eval_results/` beside the mask's card.
         own_training: method -> training from the masks that it finds, controls included, where that is not `training`;
             methods that did not find this mask may be in it.
+        at_once: how many trainings share their steps (`train_many`), where they can, as those of perceptrons can; 1:
+            none. Results then differ within what rounding becomes over a training.
 
     Returns:
         What was found of each claim, and the rows that it is made of.
 
     Raises:
-        ValueError: For a mask without signs or that does not fit, margins out of range, or seeds twice.
+        ValueError: For a mask without signs or that does not fit, a number out of range, or seeds twice.
         ModuleNotFoundError: Without matplotlib.
         CheckpointError: If output_dir is of another mask, data or training; as `SignedMask.from_pretrained`.
 
@@ -109,6 +112,7 @@ def verify(
         accelerator=accelerator,
         model=source.architecture,
         own_training={method: one for method, one in own_training.items() if method == source.origin.method},
+        at_once=at_once,
     )
     trainings.claim(signed_mask=source.origin.signed_mask)
     rows = trainings.rows(

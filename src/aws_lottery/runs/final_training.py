@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import checked_tensors
 from ..atomic import replace_file
@@ -39,6 +39,7 @@ def final_training(
     identity: Mapping[str, Any],
     seed: int,
     protocol: Protocol = PROTOCOLS["paper"],
+    weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Train `model` from where it is, and measure it before and after; or tell what was measured, if that was done.
 
@@ -50,6 +51,7 @@ def final_training(
         identity: plain data that tells this training from others; in the result, and the same if it is resumed.
         seed: u, of the data order.
         protocol: whether BatchNorm is re-estimated before a measurement, and partial batches are trained on.
+        weights: a state_dict of the network after this very training, if it was done elsewhere (`train_many`).
     Returns: `identity`, `training` (the hyper-parameters), `data_seed`, and `before` and `after`, top-1 accuracies in
         percent.
     Raises: CheckpointError if output_dir holds another training; ValueError if the model does not fit the data, or the
@@ -81,16 +83,19 @@ def final_training(
             return read_file(path, then="delete it to have the training done again")
         measured |= run.more or {"before": accuracy()}
         try:
-            train(
-                model,
-                data.train,
-                config,
-                accelerator=accelerator,
-                seed=seed,
-                on_step=run.after_step,
-                resume=run.training,
-                partial_batches=partial_batches,
-            )
+            if weights is None:
+                train(
+                    model,
+                    data.train,
+                    config,
+                    accelerator=accelerator,
+                    seed=seed,
+                    on_step=run.after_step,
+                    resume=run.training,
+                    partial_batches=partial_batches,
+                )
+            else:
+                model.load_state_dict(weights)
             measured["after"] = accuracy()
         except FloatingPointError as error:
             measured["failed"] = str(error)
