@@ -48,6 +48,11 @@ PIECES = (
         f"{STEP} --dtype bf16 --channels_last --compile",
         "benchmarks/step.py --size 8 --batch 2 --rounds 2 --steps 1 --channels_last",
     ),
+    Piece(
+        "together",
+        "benchmarks/together.py --device cuda --package --ways vmap grouped --rounds 5",
+        "benchmarks/together.py --networks perceptron --counts 2 --ways grouped --rounds 2 --package",
+    ),
     Piece("authors", "benchmarks/authors.py --device cuda", "benchmarks/authors.py --smoke"),
     Piece(
         "tiny32-mobilenetv2",

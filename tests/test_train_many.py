@@ -2,18 +2,24 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from torch import nn
 
 from aws_lottery import SignedMask, TrainingConfig, train, train_many, verify
 from aws_lottery.data import ImageData, Images
+from aws_lottery.experiments.jobs import Job
+from aws_lottery.experiments.results import Row
+from aws_lottery.experiments.trainings import Trainings
 from aws_lottery.joined import joined, separate_
 from aws_lottery.parameters.hold import held_by
+from aws_lottery.runs.lock import Busy
 from aws_lottery.train_many import not_joined
 
 CONFIG = TrainingConfig(epochs=3, batch_size=8, learning_rate=0.02, schedule="cosine")
@@ -202,3 +208,37 @@ def test_a_network_whose_loss_is_not_finite_has_a_result_that_says_so(tmp_path, 
 def test_at_once_is_at_least_one(tmp_path, data):
     with pytest.raises(ValueError, match="at_once must be 1 or more, got 0"):
         verified(tmp_path, data, at_once=0)
+
+
+def two_trainings(folder: Path, data: Images) -> tuple[list[Job], list[Callable[[], Row]]]:
+    """Two dense networks, from two seeds, at once."""
+    trainings = Trainings(
+        folder=folder,
+        fresh=lambda seed: perceptron(seed).double(),
+        data=ImageData(data, data, num_classes=3, name="made up"),
+        training=CONFIG,
+        protocol="paper",
+        accelerator=Accelerator(cpu=True),
+        at_once=2,
+    )
+    jobs = [Job(None, "dense", seed, seed) for seed in (1, 2)]
+    return jobs, trainings.of(jobs)
+
+
+def test_trainings_that_another_run_does_at_once_are_its_own(tmp_path, data):
+    jobs, (first, second) = two_trainings(tmp_path, data)
+    (tmp_path / "trainings").mkdir()
+    with FileLock(tmp_path / "trainings" / f"{jobs[0].name}.lock"):
+        for train_one in (first, second):
+            with pytest.raises(Busy):
+                train_one()
+    assert [first().seed, second().seed] == [1, 2]
+
+
+def test_a_training_that_another_run_does_by_itself_keeps_no_other_from_its_end(tmp_path, data):
+    jobs, (first, second) = two_trainings(tmp_path, data)
+    (tmp_path / "trainings" / jobs[1].name).mkdir(parents=True)
+    with FileLock(tmp_path / "trainings" / jobs[1].name / ".lock"):
+        assert first().seed == 1
+        with pytest.raises(Busy):
+            second()

@@ -52,12 +52,16 @@ def leaving_no_trace(model: nn.Module, accelerator: "Accelerator") -> Iterator[N
 def _forget_compiled(accelerator: "Accelerator") -> None:
     """The code that was compiled, if it refers to wrappers of the model that were made for one training: torch compiles
     for eight of them (`recompile_limit`), and no more."""
+    if compiles(accelerator) and (accelerator.native_amp or accelerator.num_processes > 1):
+        torch.compiler.reset()
+
+
+def compiles(accelerator: "Accelerator") -> bool:
+    """Whether it compiles the models that it prepares."""
     from accelerate.utils import DynamoBackend
 
     plugin = accelerator.state.dynamo_plugin
-    compiles = plugin is not None and plugin.backend != DynamoBackend.NO
-    if compiles and (accelerator.native_amp or accelerator.num_processes > 1):
-        torch.compiler.reset()
+    return plugin is not None and plugin.backend != DynamoBackend.NO
 
 
 def release(accelerator: "Accelerator") -> None:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Images, batches
+from .data import Images, ImageSplit, batches
 from .joined import JOINED, joined, separate_
+from .no_trace import compiles
 from .parameters.hold import Hold, held_by
 from .training import epoch_seed, train
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -26,7 +27,7 @@ LAYERS = (*JOINED, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identity)
 
 def train_many(
     models: Sequence[nn.Module],
-    data: Images,
+    data: Images | ImageSplit,
     config: TrainingConfig,
     *,
     accelerator: "Accelerator",
@@ -74,6 +75,7 @@ def train_many(
             train(model, data, config, accelerator=accelerator, seed=seed, partial_batches=partial_batches)
             for model, seed in zip(models, seeds, strict=True)
         ]
+    assert isinstance(data, Images)  # else it is a reason
     for model in models:
         model.to(accelerator.device).train()
     whole = joined([_without_hold(models[0]), *models[1:]])
@@ -87,7 +89,7 @@ def train_many(
 
 
 def not_joined(
-    models: Sequence[nn.Module], data: object, config: TrainingConfig, accelerator: "Accelerator"
+    models: Sequence[nn.Module], data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator"
 ) -> str | None:
     """Why these trainings can't share their steps; None if they can."""
     shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in models]
@@ -101,7 +103,7 @@ def not_joined(
         "several processes train each": accelerator.num_processes > 1,
         "gradients are accumulated": accelerator.gradient_accumulation_steps > 1,
         f"they are in {accelerator.mixed_precision}": accelerator.mixed_precision != "no",
-        "they are compiled": accelerator.state.dynamo_plugin.backend.value != "NO",
+        "they are compiled": compiles(accelerator),
     }
     return next((reason for reason, applies in reasons.items() if applies), None)
 
