@@ -8,8 +8,8 @@ Every network has its own initialization, mask and data order: batches of 64, SG
 gradients times masks, BatchNorm in training mode. First, in float64, k networks that are trained together are compared
 with the same networks trained one by one. Then all ways train in turn, round after round; the figures are the seconds
 of a step of one network over the seconds of a step together for each network in it: median and quartiles of the
-rounds, and the seconds of the first step where it compiles. On one CPU thread the clock is that of the process, so that
-other work on the machine counts less.
+rounds. Where a way compiles, the seconds of its first step follow, by the clock on the wall, with nothing from a cache.
+Else, on one CPU thread, the clock is that of the process, so that other work on the machine counts less.
 
 `fused SGD` and `compiled` (with fused SGD, as all ways but the plain one have) are one network by itself; `vmap` is
 torch.func; `grouped` makes one network of k, with batched matrix products, grouped convolutions and BatchNorm over the
@@ -76,7 +76,7 @@ class Measured:
 
     Args:
         seconds: way -> of a step, for each network in it.
-        first: way -> seconds of its first step, compiling included.
+        first: way -> seconds of its first step by the clock on the wall, as other processes compile.
         bound: what the ratio would be if there were multiplications alone.
     """
 
@@ -88,19 +88,26 @@ class Measured:
         return [plain / value for plain, value in zip(self.seconds[PLAIN], self.seconds[name], strict=True)]
 
 
+def _wall_seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def measure(
     network: str, k: int, ways: Sequence[str], *, rounds: int, device: str = "cpu", mode: str = "default"
 ) -> Measured:
     """Args:
     ways: PLAIN among them.
     """
-    torch._dynamo.reset()  # type: ignore[attr-defined]  # it compiles a function for eight networks, and no more
+    torch.compiler.reset()  # it compiles a function for eight networks, and no more
+    torch._inductor.config.force_disable_caches = True  # type: ignore[attr-defined]
     fresh, image = NETWORKS[network]
     clock, data = Clock(device), Data(image, k, device, torch.float32)
     trainers = {
         name: Trainer(WAYS[name], [fresh(seed).to(device) for seed in range(k)], data, mode=mode) for name in ways
     }
-    first = {name: clock.time(partial(trainer.train, 1)) for name, trainer in trainers.items()}
+    first = {name: _wall_seconds(partial(trainer.train, 1)) for name, trainer in trainers.items()}
     for trainer in trainers.values():
         trainer.train(2)
     steps = {name: max(1, round(SECONDS / clock.time(partial(trainer.train, 1)))) for name, trainer in trainers.items()}
