@@ -132,6 +132,17 @@ def _frozen(seed: int) -> nn.Module:
     return model
 
 
+def _layer_twice(seed: int) -> nn.Module:
+    layer = nn.Linear(2, 2)
+    return nn.Sequential(nn.Flatten(), layer, layer, nn.Linear(2, 3))
+
+
+def _other_momentum(seed: int) -> nn.Module:
+    model = perceptron(seed)
+    model[2].momentum = 0.1 + seed
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
     [
@@ -140,7 +151,9 @@ def _frozen(seed: int) -> nn.Module:
         (_frozen, {}, "no perceptrons"),
         (perceptron, {"max_grad_norm": 1.0}, "gradients are clipped"),
         (perceptron, {"ema_decay": 0.9}, "weights are averaged"),
+        (_layer_twice, {}, "no perceptrons"),
         (lambda seed: perceptron(0)[: 5 - seed], {}, "not of one architecture"),
+        (_other_momentum, {}, "not of one architecture"),
     ],
 )
 def test_what_cannot_share_its_steps_is_named(make, options, reason, data, accelerator):
@@ -161,6 +174,18 @@ def test_what_cannot_share_its_steps_is_trained_one_after_the_other(data, accele
 def test_each_model_needs_a_seed(data, accelerator):
     with pytest.raises(ValueError, match="got 1 models and 2 seeds"):
         train_many([perceptron(0)], data, CONFIG, accelerator=accelerator, seeds=(1, 2))
+
+
+def test_data_that_has_no_full_batch_is_refused(data, accelerator):
+    models, config = with_masks(), replace(CONFIG, batch_size=31)
+    with pytest.raises(ValueError, match="batch_size=31 is more than there is, 30 images"):
+        train_many(models, data, config, accelerator=accelerator, seeds=(1, 2, 3))
+
+
+def test_labels_that_a_network_has_no_output_for_are_refused(data, accelerator):
+    wrong = Images(data.tensors[0], data.tensors[1] + 1)
+    with pytest.raises(ValueError, match="labels go from 1 to 3, the model has 3 outputs"):
+        train_many(with_masks(), wrong, CONFIG, accelerator=accelerator, seeds=(1, 2, 3))
 
 
 # verify and compare

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Images, ImageSplit, batches
-from .joined import JOINED, joined, separate_
+from .joined import joined, separate_
 from .no_trace import compiles
 from .parameters.hold import Hold, held_by
+from .preflight import check_fit
 from .training import epoch_seed, train
 from .training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LAYERS = (*JOINED, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identity)
+# after a Flatten
+LAYERS = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identity)
 
 
 def train_many(
@@ -51,7 +53,7 @@ def train_many(
         The loss of each, the mean over its last epoch.
 
     Raises:
-        ValueError: If there is not one seed for each model.
+        ValueError: If there is not one seed for each model, or as `train`.
         FloatingPointError: If a loss is not finite. Networks that share their steps are as they were then.
 
     Example:
@@ -76,8 +78,10 @@ def train_many(
             for model, seed in zip(models, seeds, strict=True)
         ]
     assert isinstance(data, Images)  # else it is a reason
+    batches(data, config.batch_size, seed=0, partial_batch=partial_batches)  # raises what it does in `train`
     for model in models:
         model.to(accelerator.device).train()
+    check_fit(models[0], data, accelerator, what="data")
     whole = joined([_without_hold(models[0]), *models[1:]])
     masks = _masks(models, whole)
     hold = Hold(whole, masks) if masks else None
@@ -92,10 +96,10 @@ def not_joined(
     models: Sequence[nn.Module], data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator"
 ) -> str | None:
     """Why these trainings can't share their steps; None if they can."""
-    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in models]
+    kinds = {(repr(model), *(tensor.dtype for tensor in model.state_dict().values())) for model in models}
     reasons = {
         "there are not two of them": len(models) < 2,
-        "they are not of one architecture": any(other != shapes[0] for other in shapes[1:]),
+        "they are not of one architecture": len(kinds) > 1,
         "they are no perceptrons of Flatten, Linear, BatchNorm1d and activations": not all(map(_perceptron, models)),
         "their data is not in memory as Images": not isinstance(data, Images),
         "gradients are clipped": config.max_grad_norm is not None,
@@ -110,10 +114,14 @@ def not_joined(
 
 def _perceptron(model: nn.Module) -> bool:
     """Whether it is one that `joined` knows, as torch makes it: no layer has hooks, or a forward of its own."""
-    if type(model) is not nn.Sequential or not len(model) or type(model[0]) is not nn.Flatten:
+    if type(model) is not nn.Sequential or not len(model) or repr(model[0]) != repr(nn.Flatten()):
         return False
-    return all(type(layer) in LAYERS and _plain(layer) for layer in model) and all(
-        parameter.requires_grad for parameter in model.parameters()
+    layers = [*model]
+    return (
+        all(type(layer) in LAYERS for layer in layers[1:])
+        and all(map(_plain, (model, *layers)))
+        and len(set(layers)) == len(layers)  # a layer that comes twice is one
+        and all(parameter.requires_grad for parameter in model.parameters())
     )
 
 
