@@ -99,7 +99,7 @@ EXPERIMENTS = {
         barrier_rounds=(11,),
         barrier_seeds=(1,),
     ),
-    # the plan of docs/results/tiny32-mobilenetv2, stated there before the first run
+    # the plan of docs/results/tiny32-mobilenetv2, stated there before the first run, and the mask of LRR
     "tiny32-mobilenetv2": Experiment(
         dataset="tiny-imagenet-32",
         model="mobilenetv2",
@@ -114,7 +114,7 @@ EXPERIMENTS = {
         rounds=(6,),
         barrier_rounds=(),
         first=("signs",),
-        transfers=("dense", "solution", "signs", "signs-norm", "aws:mask"),
+        transfers=("dense", "solution", "signs", "signs-norm", "aws:mask", "lrr:mask"),
         seeds=(11, 12, 13),
     ),
 }

@@ -75,6 +75,30 @@ def test_the_planned_comparison_of_three_pairs_of_searches_follows_from_its_rows
     assert (f"{low:.1f}", f"{high:.1f}") == ("1.2", "7.9")
 
 
+def test_the_differences_that_tell_signs_and_masks_apart_follow_from_their_rows():
+    folder = RESULTS / "tiny32-mobilenetv2"
+    shown, after = (folder / "README.md").read_text(), {}
+    trainings = [row for row in read_results(folder / "results.jsonl") if isinstance(row, Accuracy)]
+    for row in sorted(trainings, key=lambda row: row.seed):
+        after.setdefault((row.method, row.transfer), []).append(row.after)
+
+    def difference(first: tuple, second: tuple) -> str:
+        values = np.subtract(after[first], after[second])
+        assert len(values) == 3
+        return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+    for line, of, less in (
+        ("signed mask - mask only", "signs", "mask"),
+        ("signed mask, norm kept - signed mask", "signs-norm", "signs"),
+        ("solution - signed mask", "solution", "signs"),
+    ):
+        cells = [difference((method, of), (method, less)) for method in ("aws", "lrr")]
+        assert f"| {line} | {cells[0]} | {cells[1]} |" in shown
+    dense = [difference((method, "signs"), (None, "dense")) for method in ("aws", "lrr")]
+    assert f"| signed mask - dense | {dense[0]} | {dense[1]} |" in shown
+    assert difference(("aws", "mask"), ("lrr", "mask")) == "0.27 ± 1.71"  # rounded in the text
+
+
 def test_the_table_of_masks_beyond_their_search_is_that_of_its_rows():
     shown = (RESULTS / "reuse" / "README.md").read_text()
     groups: dict[tuple[str, str], list[float]] = {}
