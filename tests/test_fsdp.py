@@ -7,7 +7,15 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from aws_lottery import HeldMask, SignedMask, WinningSignCallback
 from aws_lottery.fsdp import check_shardable
@@ -51,6 +59,16 @@ def test_a_class_around_the_input_embedding_is_refused_with_the_option_that_name
     check_shardable(vit(), state(**BY_CLASS, transformer_cls_names_to_wrap=["ViTLayer"]))
     with pytest.raises(ValueError, match=r"'vit.embeddings' and the input .*cls_to_wrap ViTLayer$"):
         check_shardable(vit(), state(**BY_CLASS))
+
+
+def test_a_model_without_an_input_embedding_is_looked_at_like_others():
+    sizes = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes))
+    check_shardable(model, state(**BY_CLASS, cpu_ram_efficient_loading=False))
+    with pytest.raises(ValueError, match=r"a ModuleList of .*layer_cls_to_wrap ResNetConvLayer,ResNetShortCut$"):
+        check_shardable(
+            model, state(auto_wrap_policy="size_based_wrap", min_num_params=1, cpu_ram_efficient_loading=False)
+        )
 
 
 @pytest.mark.parametrize(("version", "refused"), [("2.11.0", True), ("2.12.1+cpu", True), ("2.13.0", False)])

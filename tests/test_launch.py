@@ -20,7 +20,9 @@ from aws_lottery.cli.main import main
 from aws_lottery.runs.lock import require_shared
 
 ROOT = Path(__file__).parent.parent
-FIND = ["find", "--smoke", "--model", "resnet8", "--rounds", "2", "--warmup_epochs", "5", "--threads", "1"]
+FIND = ["find", "--smoke", "--model", "resnet8", "--rounds", "2", "--threads", "1"]  # 4 steps an epoch
+TO_CUT = [*FIND, "--warmup_epochs", "20"]  # processes agree to stop at each tenth step: 8 chances before a round ends
+FSDP2 = ["fsdp2.yaml", "--fsdp_min_num_params", 1000, "-m", "aws_lottery"]
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.filterwarnings("ignore")]  # torch.distributed's own warnings
 
@@ -38,7 +40,7 @@ def launched(configuration: str, *words: object, cwd: Path, precision: str = "no
         try:
             yield process
         finally:
-            process.kill()
+            process.terminate()  # and not kill, which would leave the processes that it started
 
 
 def ended(process: subprocess.Popen) -> str:
@@ -58,24 +60,40 @@ def signs_in(folder: Path) -> dict[str, list]:
     return {name: value.tolist() for name, value in SignedMask.from_pretrained(folder).items()}
 
 
-def _find_whole(folder: str) -> None:
+def _find_whole(folder: str, words: list[str]) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
-    assert main([*FIND, "--output_dir", folder]) == 0
+    assert main([*words, "--output_dir", folder]) == 0
     PartialState().destroy_process_group()
 
 
-def test_find_sharded_by_the_recipe_ends_and_resumes_with_the_signs_of_whole_copies(tmp_path):
-    recipe, folder = ["fsdp2.yaml", "--fsdp_min_num_params", 1000, "-m", "aws_lottery", *FIND], tmp_path / "sharded"
-    with launched(*recipe, "--output_dir", folder, cwd=tmp_path) as process:
+def same_as_whole(folder: Path, words: list[str]) -> bool:
+    """Whether a search left the signs that two processes with whole copies find."""
+    whole = folder.with_name("whole")
+    debug_launcher(_find_whole, args=(str(whole), words), num_processes=2)
+    return signs_in(folder / "round-02") == signs_in(whole / "round-02")
+
+
+def test_find_sharded_by_the_recipe_ends_with_the_signs_of_whole_copies(tmp_path):
+    folder = tmp_path / "sharded"
+    with launched(*FSDP2, *FIND, "--output_dir", folder, cwd=tmp_path) as process:
+        assert "resnet8, aws: 0.6400 of 74,160 prunable weights" in ended(process)
+    assert [*folder.glob("shards-*")]
+    assert same_as_whole(folder, FIND)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_signal_to_the_launcher_ends_find_after_a_checkpoint_from_which_it_goes_on_to_the_same_signs(tmp_path):
+    folder = tmp_path / "sharded"
+    with launched(*FSDP2, *TO_CUT, "--output_dir", folder, cwd=tmp_path) as process:
         wait_for("checkpoint.pt", folder, process)
         process.send_signal(signal.SIGTERM)
         assert "stopped by signal 15 after a checkpoint" in process.communicate(timeout=600)[0]
     assert [*folder.glob("shards-*")]
     assert not [*folder.glob("round-*")]
-    with launched(*recipe, "--output_dir", folder, cwd=tmp_path) as process:
-        assert "resnet8, aws: 0.6400 of 74,160 prunable weights" in ended(process)
-    debug_launcher(_find_whole, args=(str(tmp_path / "whole"),), num_processes=2)
-    assert signs_in(folder / "round-02") == signs_in(tmp_path / "whole/round-02")
+    with launched(*FSDP2, *TO_CUT, "--output_dir", folder, cwd=tmp_path) as process:
+        ended(process)
+    assert same_as_whole(folder, TO_CUT)
 
 
 def _from_a_folder_of_its_own(top: str) -> None:
@@ -120,7 +138,7 @@ NODES = {"2nodes.yaml": [], "fsdp2-2nodes.yaml": ["--fsdp_min_num_params", 1000]
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("configuration", NODES)
 def test_two_nodes_search_in_a_folder_that_they_share_and_refuse_one_that_they_do_not(configuration, tmp_path):
-    recipe = [*NODES[configuration], "-m", "aws_lottery", *FIND, "--output_dir"]
+    recipe = [*NODES[configuration], "-m", "aws_lottery", *TO_CUT, "--output_dir"]
     with two_nodes(configuration, *recipe, "runs", cwd=tmp_path) as nodes:
         for node in nodes:
             assert "process 1 does not see what the first process writes to" in node.communicate(timeout=600)[0]
@@ -133,8 +151,7 @@ def test_two_nodes_search_in_a_folder_that_they_share_and_refuse_one_that_they_d
     with two_nodes(configuration, *recipe, folder, cwd=tmp_path) as nodes:
         for node in nodes:
             ended(node)
-    debug_launcher(_find_whole, args=(str(tmp_path / "whole"),), num_processes=2)
-    assert signs_in(folder / "round-02") == signs_in(tmp_path / "whole/round-02")
+    assert same_as_whole(folder, TO_CUT)
 
 
 @pytest.mark.slow

@@ -147,6 +147,8 @@ def test_a_view_is_stored_in_row_major_order():
     view = signs(1, 0, -1, 0, 0, 1, shape=(2, 3)).T
     found, _ = packing.unpack(packing.pack({"w": view}, {}))
     assert found["w"].tolist() == [[1, 0], [0, 0], [-1, 1]]
+    every_second, _ = packing.unpack(packing.pack({"w": signs(1, 0, -1, 0, 0, 1, shape=(6,))[::2]}, {}))
+    assert every_second["w"].tolist() == [1, -1, 0]
 
 
 def test_the_streams_are_those_that_the_specification_works_out():

@@ -116,7 +116,7 @@ def on_accelerates_tensor_parallel_mesh(folder, sharded):
     mask = search(folder, accelerator, model)
     lines = [json.loads(line) for line in Path(f"{folder}/metrics.jsonl").read_text().splitlines()]
     for line in lines:  # the 64 images of an epoch, which both processes see
-        assert line["images_per_second"] * line["seconds"] == pytest.approx(64, rel=0.2)
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(64, rel=0.4)  # seconds have two digits
     return [mask]
 
 

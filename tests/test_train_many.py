@@ -143,6 +143,29 @@ def _other_momentum(seed: int) -> nn.Module:
     return model
 
 
+def _with(change: Callable[[nn.Sequential], object]) -> Callable[[int], nn.Module]:
+    def make(seed: int) -> nn.Module:
+        model = perceptron(seed)
+        change(model)
+        return model
+
+    return make
+
+
+def _twice(gradients):
+    return tuple(2 * gradient for gradient in gradients)
+
+
+LAST, AFTER_A_BATCH = nn.Linear(3, 3), perceptron(1)
+AFTER_A_BATCH(torch.ones(2, 1, 2, 1))
+
+
+def _tied(seed: int) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 3))
+    model[2].weight = model[1].weight
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
     [
@@ -154,10 +177,19 @@ def _other_momentum(seed: int) -> nn.Module:
         (_layer_twice, {}, "no perceptrons"),
         (lambda seed: perceptron(0)[: 5 - seed], {}, "not of one architecture"),
         (_other_momentum, {}, "not of one architecture"),
+        (_with(lambda model: model.register_buffer("scale", torch.ones(3))), {}, "no perceptrons"),
+        (_with(lambda model: model[1].register_parameter("scale", nn.Parameter(torch.ones(3)))), {}, "no perceptrons"),
+        (_with(lambda model: model[4].weight.register_hook(lambda gradient: 2 * gradient)), {}, "no perceptrons"),
+        (_with(lambda model: model[4].register_full_backward_pre_hook(lambda *g: _twice(g[1]))), {}, "no perceptrons"),
+        (lambda seed: nn.Sequential(nn.Flatten()), {}, "no perceptrons"),
+        (_tied, {}, "they share tensors"),
+        (lambda seed: AFTER_A_BATCH, {}, "they share tensors"),
+        (lambda seed: perceptron(0).append(LAST), {}, "they share tensors"),
+        (lambda seed: [perceptron(0), AFTER_A_BATCH][seed], {}, "seen different numbers of batches"),
     ],
 )
 def test_what_cannot_share_its_steps_is_named(make, options, reason, data, accelerator):
-    models = [make(seed).double() for seed in range(2)]
+    models = [make(seed) for seed in range(2)]
     assert reason in not_joined(models, data, replace(CONFIG, **options), accelerator)
 
 
@@ -169,6 +201,13 @@ def test_what_cannot_share_its_steps_is_trained_one_after_the_other(data, accele
     losses = train_many(models, data, CONFIG, accelerator=accelerator, seeds=(7, 8))
     assert losses == [train(m, data, CONFIG, accelerator=accelerator, seed=7 + i) for i, m in enumerate(alone)]
     assert "2 trainings one after the other: they are no perceptrons" in caplog.text
+
+
+def test_labels_may_be_bytes_as_for_a_training_by_itself(data, accelerator):
+    of_bytes = Images(data.tensors[0], data.tensors[1].to(torch.uint8))
+    models, alone = with_masks(), with_masks()
+    losses = train_many(models, of_bytes, CONFIG, accelerator=accelerator, seeds=(1, 2, 3))
+    assert losses[0] == pytest.approx(train(alone[0], of_bytes, CONFIG, accelerator=accelerator, seed=1), abs=1e-6)
 
 
 def test_each_model_needs_a_seed(data, accelerator):

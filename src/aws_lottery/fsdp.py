@@ -117,7 +117,10 @@ def _layer_classes(model: nn.Module) -> str:
 
 
 def _input_embedding(model: nn.Module) -> nn.Module | None:
-    return getattr(model, "get_input_embeddings", lambda: None)()
+    try:
+        return getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:  # how a model of transformers without tokens says so (ResNet)
+        return None
 
 
 def _release(version: str) -> tuple[int, ...]:

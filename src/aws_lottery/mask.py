@@ -186,7 +186,7 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         theta, masks = {name: theta[name] for name in order}, {n: masks[n].to(torch.uint8) for n in prunable}
         values = ((name, value.cpu()) for name, value in signs.each_sign0(theta, masks))
         total = sum(p.numel() for p in model.parameters())
-        return cls(pack_if_large(values, total), prunable=prunable, parameters=total)
+        return cls(pack_if_large(values, entries_of(theta)), prunable=prunable, parameters=total)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.signs[name]

@@ -267,7 +267,7 @@ class AWSPruner(SearchedModel):
         self._history = tuple(state.get("history", ()))  # older states have neither
         if (signs := state.get("found")) is not None:
             if isinstance(signs, Tensor):  # older states have them by name
-                signs, _ = packing.unpack(signs.numpy().tobytes())
+                signs, _ = packing.unpack(signs.cpu().numpy().tobytes())
             now = SignedMask.from_model(self.model, self.config)
             self._final_mask = self._with_history(
                 SignedMask(

@@ -3,7 +3,9 @@
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # after a Flatten
 LAYERS = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identity)
+TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")  # of these layers
 
 
 def train_many(
@@ -84,10 +87,8 @@ def train_many(
     check_fit(models[0], data, accelerator, what="data")
     whole = joined([_without_hold(models[0]), *models[1:]])
     masks = _masks(models, whole)
-    hold = Hold(whole, masks) if masks else None
-    losses = _train(whole, data.to(accelerator.device), config, seeds, partial_batches)
-    if hold:
-        hold.remove()
+    with Hold(whole, masks) if masks else nullcontext():
+        losses = _train(whole, data.to(accelerator.device), config, seeds, partial_batches)
     separate_(whole, models)
     return losses
 
@@ -97,10 +98,14 @@ def not_joined(
 ) -> str | None:
     """Why these trainings can't share their steps; None if they can."""
     kinds = {(repr(model), *(tensor.dtype for tensor in model.state_dict().values())) for model in models}
+    tensors = [tensor for model in models for tensor in _tensors(model)]
+    seen = {tuple(int(count) for count in model.buffers() if not count.is_floating_point()) for model in models}
     reasons = {
         "there are not two of them": len(models) < 2,
         "they are not of one architecture": len(kinds) > 1,
         "they are no perceptrons of Flatten, Linear, BatchNorm1d and activations": not all(map(_perceptron, models)),
+        "they share tensors": len(set(map(id, tensors))) < len(tensors),
+        "their BatchNorms have seen different numbers of batches": len(seen) > 1,
         "their data is not in memory as Images": not isinstance(data, Images),
         "gradients are clipped": config.max_grad_norm is not None,
         "weights are averaged": config.ema_decay is not None,
@@ -113,7 +118,7 @@ def not_joined(
 
 
 def _perceptron(model: nn.Module) -> bool:
-    """Whether it is one that `joined` knows, as torch makes it: no layer has hooks, or a forward of its own."""
+    """Whether it is one that `joined` knows, as torch makes it: no hooks, no other tensors, no forward of its own."""
     if type(model) is not nn.Sequential or not len(model) or repr(model[0]) != repr(nn.Flatten()):
         return False
     layers = [*model]
@@ -121,12 +126,24 @@ def _perceptron(model: nn.Module) -> bool:
         all(type(layer) in LAYERS for layer in layers[1:])
         and all(map(_plain, (model, *layers)))
         and len(set(layers)) == len(layers)  # a layer that comes twice is one
-        and all(parameter.requires_grad for parameter in model.parameters())
+        and all(name.partition(".")[2] in TENSORS for name in model.state_dict())
+        and any(True for _ in model.parameters())
+        and all(parameter.requires_grad and not parameter._backward_hooks for parameter in model.parameters())
     )
 
 
 def _plain(layer: nn.Module) -> bool:
-    return not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer))
+    forward, backward = (
+        (layer._forward_hooks, layer._forward_pre_hooks),
+        (layer._backward_hooks, layer._backward_pre_hooks),
+    )
+    return not (any(forward) or any(backward) or "forward" in vars(layer))
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers; one that has two names twice."""
+    named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return (tensor for _, tensor in chain(*named))
 
 
 def _without_hold(model: nn.Module) -> nn.Module:
@@ -154,7 +171,7 @@ def _masks(models: Sequence[nn.Module], whole: nn.Module) -> dict[str, Tensor]:
 def _train(
     whole: nn.Module, data: Images, config: TrainingConfig, seeds: Sequence[int], partial_batches: bool
 ) -> list[float]:
-    images, labels = data.tensors
+    images, labels = data.tensors[0], data.tensors[1].long()  # of uint8, too, as `train` takes them
     optimizer = OPTIMIZERS[config.optimizer](whole.parameters(), config)
     schedule = SCHEDULES[config.schedule](optimizer, config)
     losses = [math.nan] * len(seeds)

@@ -135,8 +135,10 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         saved = load_search(args, state, unwrap(model), type(self).__name__) if state.global_step else None
         self.pruner = pruner = AWSPruner(model, self.config)
         if is_sharded_model(pruner.model):
-            Path(args.output_dir or ".").mkdir(parents=True, exist_ok=True)
-            require_shared(Path(args.output_dir or "."), PartialState())
+            folder = Path(args.output_dir or ".")
+            with together(PartialState()):
+                folder.mkdir(parents=True, exist_ok=True)
+            require_shared(folder, PartialState())
         if saved is not None:
             pruner.load_state_dict(saved["pruner"])
             self._search, self._settings = saved["search"], saved["groups"]

@@ -141,7 +141,7 @@ def flat(name: str, value: Tensor) -> np.ndarray:
     check_signs(name, value)
     if value.ndim > MAX_DIMENSIONS:
         raise ValueError(f"signed mask '{name}' has {value.ndim} dimensions, at most {MAX_DIMENSIONS} fit")
-    return value.detach().cpu().reshape(-1).numpy()
+    return value.detach().cpu().reshape(-1).contiguous().numpy()
 
 
 def check_signs(name: str, value: Tensor) -> None:
