@@ -1,5 +1,6 @@
 """What of a model, or of accelerate's settings, can't be sharded is said before accelerate tries."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -52,6 +54,13 @@ def test_lists_of_layers_are_refused_above_the_size_with_the_option_that_names_t
     expected = r"'model.layers', a ModuleList of .* TRANSFORMER_BASED_WRAP .*layer_cls_to_wrap LlamaDecoderLayer$"
     with pytest.raises(ValueError, match=expected):
         check_shardable(llama(), state(**by_size, min_num_params=100))
+
+
+def test_a_policy_by_size_needs_the_size_where_accelerate_looks_for_it():
+    by_size = partial(size_based_auto_wrap_policy, min_num_params=5)
+    check_shardable(nn.Linear(2, 2), state(auto_wrap_policy=by_size, min_num_params=5))
+    with pytest.raises(ValueError, match=r"Plugin\(min_num_params=\) alone, .* it is None; give it there"):
+        check_shardable(nn.Linear(2, 2), state(auto_wrap_policy=by_size))
 
 
 def test_a_class_around_the_input_embedding_is_refused_with_the_option_that_names_the_others():

@@ -85,6 +85,11 @@ def check_shardable(model: nn.Module, state: "AcceleratorState") -> None:
 
 
 def _check_sizes(model: nn.Module, plugin: Any) -> None:
+    if plugin.min_num_params is None:
+        raise ValueError(
+            "size_based_auto_wrap_policy: accelerate takes the size from FullyShardedDataParallelPlugin("
+            "min_num_params=) alone, not from the arguments of the policy, and it is None; give it there"
+        )
     for name, module in modules_of(model).items():
         size = sum(parameter.numel() for parameter in module.parameters())
         if name and isinstance(module, nn.ModuleList | nn.ModuleDict) and size > plugin.min_num_params:
