@@ -140,6 +140,13 @@ def test_a_copy_and_a_pickle_of_a_packed_mask_are_packed_and_equal(tmp_path, all
             assert as_lists(same) == {"w": [[1, -1], [0, 1]], "b": [0, 0]}
 
 
+def test_a_mask_made_of_a_packed_mask_is_packed(no_decoding):
+    mask = packed({"w": tensor([1, -1, 0], dtype=torch.int8), "b": tensor([1], dtype=torch.int8)})
+    same = SignedMask(mask, prunable=("w",))
+    assert is_packed(same)
+    assert (same.prunable, mask.prunable) == (("w",), ("w", "b"))
+
+
 def test_each_access_decodes_a_tensor_of_its_own():
     mask = packed({"w": tensor([1, -1, 0], dtype=torch.int8)})
     mask["w"].zero_()

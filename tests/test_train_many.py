@@ -177,7 +177,7 @@ def _tied(seed: int) -> nn.Module:
         (_layer_twice, {}, "no perceptrons"),
         (lambda seed: perceptron(0)[: 5 - seed], {}, "not of one architecture"),
         (_other_momentum, {}, "not of one architecture"),
-        (_with(lambda model: model.register_buffer("scale", torch.ones(3))), {}, "no perceptrons"),
+        (_with(lambda model: model.register_buffer("places", torch.arange(3))), {}, "no perceptrons"),
         (_with(lambda model: model[1].register_parameter("scale", nn.Parameter(torch.ones(3)))), {}, "no perceptrons"),
         (_with(lambda model: model[4].weight.register_hook(lambda gradient: 2 * gradient)), {}, "no perceptrons"),
         (_with(lambda model: model[4].register_full_backward_pre_hook(lambda *g: _twice(g[1]))), {}, "no perceptrons"),

@@ -47,7 +47,8 @@ def mask() -> SignedMask:
     model = fresh(0)
     with torch.no_grad():
         model[0].weight[::2] = 0
-    return SignedMask(SignedMask.from_model(model), prunable=("0.weight",), results=[Result("dense", "others", [1.0])])
+    names, results = {"0.weight": "conv.weight"}, [Result("dense", "others", [1.0])]
+    return SignedMask(SignedMask.from_model(model), prunable=("0.weight",), results=results, checkpoint_names=names)
 
 
 def verified(mask, data, folder, **options):
@@ -102,6 +103,7 @@ def test_the_card_has_the_accuracy_in_its_index_beside_what_was_measured_elsewhe
     found, folder = verdict
     told = SignedMask.from_pretrained(folder / "mask")
     assert told == mask
+    assert told.checkpoint_names == {"0.weight": "conv.weight"}
     assert len(mask.results) == 1  # as it was
     assert told.results[0].dataset == "others"
     signs = [row.after for row in found.rows if row.kind == "accuracy" and row.transfer == "signs" and row.seed < 1000]

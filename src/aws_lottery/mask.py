@@ -70,7 +70,7 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         """From tensors; see `from_model` and `from_pretrained` for other sources.
 
         Args:
-            values: name -> int8 in {-1, 0, 1}, shaped like the parameter.
+            values: name -> int8 in {-1, 0, 1}, shaped like the parameter; of another mask, the signs as it keeps them.
             config: of the search that found it, if one did.
             prunable: the names that are masked; None: all.
             parameters: number of all parameters of the model, normalization included; None: those in `values`.
@@ -83,6 +83,7 @@ class SignedMask(Shareable, Mapping[str, Tensor]):
         Raises:
             ValueError: With the name of the tensor, if one has another dtype or other values.
         """
+        values = values.signs if isinstance(values, SignedMask) else values
         packed = isinstance(values, PackedSigns)
         if not packed:  # packed signs can be nothing else
             for name, value in values.items():

@@ -99,7 +99,7 @@ def not_joined(
     """Why these trainings can't share their steps; None if they can."""
     kinds = {(repr(model), *(tensor.dtype for tensor in model.state_dict().values())) for model in models}
     tensors = [tensor for model in models for tensor in _tensors(model)]
-    seen = {tuple(int(count) for count in model.buffers() if not count.is_floating_point()) for model in models}
+    seen = {tuple(buffer.item() for buffer in model.buffers() if not buffer.shape) for model in models}
     reasons = {
         "there are not two of them": len(models) < 2,
         "they are not of one architecture": len(kinds) > 1,

@@ -65,12 +65,12 @@ def _weights(mask: SignedMask, args: argparse.Namespace) -> dict[str, Tensor]:
     if args.weights is None:
         return load_weights(args.mask, mask)
     weights = safetensors.torch.load_file(args.weights)
-    for name, value in mask.items():
-        if name not in weights or weights[name].shape != value.shape:
+    for name, shape in mask.shapes.items():
+        if name not in weights or weights[name].shape != shape:
             found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
             raise ValueError(
                 f"'{args.weights}' is not of the mask's network: {name} {found}, "
-                f"the mask expects {tuple(value.shape)}; give the weights of that network"
+                f"the mask expects {shape}; give the weights of that network"
             )
     return weights | {name: weights[name] * (mask[name] != 0) for name in mask.prunable}
 
@@ -92,7 +92,7 @@ def _csr(weights: Weights, mask: SignedMask, args: argparse.Namespace) -> None:
 
 def _onnx(weights: Weights, mask: SignedMask, args: argparse.Namespace) -> None:
     name = network_name(args, mask.config.architecture if mask.config else None, args.mask)
-    classes = [value.shape[0] for value in mask.values()][-1]  # of the classifier's bias, or its weight
+    classes = [*mask.shapes.values()][-1][0]  # of the classifier's bias, or its weight
     options = options_under(name, mask.config.protocol) if mask.config else {}
     model = create_model(name, classes, image_size=args.image_size, **options)
     model.load_state_dict(dict(weights))

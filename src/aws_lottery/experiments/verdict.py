@@ -140,6 +140,7 @@ def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tup
         parameters=mask.parameters,
         results=(*others, *results_for_card(verdict.rows, method, None)),
         provenance=mask.provenance,
+        checkpoint_names=mask.checkpoint_names,
     )
     folder.mkdir(parents=True, exist_ok=True)
     described.save_pretrained(folder)
