@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, r
 from aws_lottery.data import batches, digit_images, digits
 from aws_lottery.metrics import Accuracy
 from aws_lottery.parameters import norm_interpolation
-from aws_lottery.training import steps_an_epoch
+from aws_lottery.training import fills_up, steps_an_epoch
 
 
 def test_digits_come_without_a_download_and_always_split_alike():
@@ -61,6 +62,12 @@ def test_a_last_batch_of_one_image_is_refused(data):
 def test_a_last_batch_of_one_image_is_no_error_where_processes_will_fill_it_up(data):
     loader = batches(data, 31, seed=1, partial_batch=True, filled_up=True)
     assert [len(images) for images, _ in loader] == [31, 1]
+
+
+@pytest.mark.parametrize(("tensor_parallel", "even", "filled"), [(1, True, True), (1, False, False), (2, True, False)])
+def test_two_processes_fill_a_batch_up_unless_they_share_it(tensor_parallel, even, filled):
+    config = SimpleNamespace(non_data_parallel_size=tensor_parallel)
+    assert fills_up(SimpleNamespace(num_processes=2, even_batches=even, parallelism_config=config)) is filled
 
 
 @pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])

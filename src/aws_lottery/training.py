@@ -157,6 +157,11 @@ def _batches_at_once(accelerator: "Accelerator") -> int:
     return accelerator.num_processes // (config.non_data_parallel_size if config else 1)
 
 
+def fills_up(accelerator: "Accelerator") -> bool:
+    """Whether accelerate fills up a last batch that is not full: where processes share batches out evenly."""
+    return _batches_at_once(accelerator) > 1 and accelerator.even_batches
+
+
 def _warn_of_whole_batches(config: TrainingConfig, accelerator: "Accelerator") -> None:
     if _batches_at_once(accelerator) > 1 and not accelerator.split_batches and accelerator.is_main_process:
         logger.warning(
@@ -224,14 +229,12 @@ def train(
         check_fit(training.network, data, accelerator, what="data")
         if resume is not None:
             training.load_state_dict(resume)
-        filled_up = accelerator.num_processes > 1 and accelerator.even_batches
         start = time.perf_counter()
         while training.epoch < (config.epochs if until is None else until):
             training.network.train()
             order_seed = epoch_seed(seed, training.epoch)
-            loader = accelerator.prepare(
-                batches(data, config.batch_size, seed=order_seed, partial_batch=partial_batches, filled_up=filled_up)
-            )
+            partial = {"partial_batch": partial_batches, "filled_up": fills_up(accelerator)}
+            loader = accelerator.prepare(batches(data, config.batch_size, seed=order_seed, **partial))
             for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
                 stepped = training.learn(images, labels)
                 if training.step == len(loader):
