@@ -97,6 +97,7 @@ def test_a_signal_to_the_launcher_ends_find_after_a_checkpoint_from_which_it_goe
 
 
 def _from_a_folder_of_its_own(top: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
     processes = PartialState(cpu=True)
     os.chdir(Path(top) / str(processes.process_index))
     require_shared(Path(top), processes)

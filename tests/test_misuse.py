@@ -186,6 +186,7 @@ def test_a_search_that_fails_leaves_an_ordinary_model_which_another_search_takes
 
 @pytest.mark.parametrize(("processes", "split", "warnings"), [(2, False, 1), (2, True, 0), (1, False, 0)])
 def test_several_processes_that_take_whole_batches_each_are_told_so(processes, split, warnings, caplog):
-    accelerator = SimpleNamespace(num_processes=processes, split_batches=split, is_main_process=True)
+    settings = {"num_processes": processes, "split_batches": split, "parallelism_config": None}
+    accelerator = SimpleNamespace(**settings, is_main_process=True)
     _warn_of_whole_batches(TrainingConfig(batch_size=64), accelerator)
     assert caplog.text.count("each of 2 processes takes batches of 64 images, 128 in a step") == warnings

@@ -53,7 +53,7 @@ def machine_options(description: str | None) -> CommandParser:
         metavar="TRACKER",
         help="none, all, or several trackers of accelerate, as tensorboard, wandb, trackio (install them with pip)",
     )
-    group.add_argument("--smoke", action="store_true", help="run for seconds on made-up images, as a test")
+    group.add_argument("--smoke", action="store_true", help="train briefly on a few made-up images, as a test")
     return parser
 
 
