@@ -100,6 +100,7 @@ def test_networks_that_train_at_once_end_where_each_ends_by_itself(data, acceler
 
 def test_each_network_stays_in_its_own_mask_and_is_held_afterwards(data, accelerator):
     models = with_masks()
+    models[0][1].weight.grad = torch.ones_like(models[0][1].weight)  # left by a step of before
     train_many(models, data, CONFIG, accelerator=accelerator, seeds=range(3))
     assert [model[1].weight[:2].tolist() == [[0, 0]] * 2 for model in models] == [True, False, False]
     assert [model[4].weight[:2].tolist() == [[0] * 6] * 2 for model in models] == [False, True, False]

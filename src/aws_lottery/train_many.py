@@ -83,7 +83,7 @@ def train_many(
     assert isinstance(data, Images)  # else it is a reason
     batches(data, config.batch_size, seed=0, partial_batch=partial_batches)  # raises what it does in `train`
     for model in models:
-        model.to(accelerator.device).train()
+        model.to(accelerator.device).train().zero_grad()  # as `train` does, of gradients that were left
     check_fit(models[0], data, accelerator, what="data")
     whole = joined([_without_hold(models[0]), *models[1:]])
     masks = _masks(models, whole)
