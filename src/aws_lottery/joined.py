@@ -70,13 +70,14 @@ def joined(networks: Sequence[nn.Module], kinds: Mapping[type[nn.Module], Join] 
     states = [network.state_dict() for network in networks]
     for name, tensor in whole.state_dict().items():
         values = torch.stack([state[name] for state in states])
-        tensor.copy_(values.view(tensor.shape) if tensor.shape else values[0])  # a count of batches is that of all
+        tensor.copy_(values.view(tensor.shape) if tensor.shape else values[0])  # a count of batches: the first one's
     return whole
 
 
 def separate_(whole: nn.Module, networks: Sequence[nn.Module]) -> None:
     """Copy what each of the networks has become in `whole` back into it."""
     for name, tensor in whole.state_dict().items():
-        for index, network in enumerate(networks):
-            own = network.state_dict()[name]
-            own.copy_(tensor.view(len(networks), *own.shape)[index] if tensor.shape else tensor)
+        parts = [network.state_dict()[name] for network in networks]
+        more = None if tensor.shape else tensor - parts[0]  # batches, since the count of the first was taken
+        for index, own in enumerate(parts):
+            own.copy_(tensor.view(len(networks), *own.shape)[index] if more is None else own + more)

@@ -99,13 +99,11 @@ def not_joined(
     """Why these trainings can't share their steps; None if they can."""
     kinds = {(repr(model), *(tensor.dtype for tensor in model.state_dict().values())) for model in models}
     tensors = [tensor for model in models for tensor in _tensors(model)]
-    seen = {tuple(buffer.item() for buffer in model.buffers() if not buffer.shape) for model in models}
     reasons = {
         "there are not two of them": len(models) < 2,
         "they are not of one architecture": len(kinds) > 1,
         "they are no perceptrons of Flatten, Linear, BatchNorm1d and activations": not all(map(_perceptron, models)),
         "they share tensors": len(set(map(id, tensors))) < len(tensors),
-        "their BatchNorms have seen different numbers of batches": len(seen) > 1,
         "their data is not in memory as Images": not isinstance(data, Images),
         "gradients are clipped": config.max_grad_norm is not None,
         "weights are averaged": config.ema_decay is not None,
@@ -126,6 +124,7 @@ def _perceptron(model: nn.Module) -> bool:
         all(type(layer) in LAYERS for layer in layers[1:])
         and all(map(_plain, (model, *layers)))
         and len(set(layers)) == len(layers)  # a layer that comes twice is one
+        and all(getattr(layer, "momentum", 0) is not None for layer in layers)  # whose statistics take a count of each
         and all(name.partition(".")[2] in TENSORS for name in model.state_dict())
         and any(True for _ in model.parameters())
         and all(parameter.requires_grad and not parameter._backward_hooks for parameter in model.parameters())
