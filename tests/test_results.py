@@ -75,6 +75,26 @@ def test_the_planned_comparison_of_three_pairs_of_searches_follows_from_its_rows
     assert (f"{low:.1f}", f"{high:.1f}") == ("1.2", "7.9")
 
 
+def test_what_keeping_the_normalization_does_in_three_pairs_of_searches_follows_from_its_rows():
+    folder = RESULTS / "tiny32-mobilenetv2"
+    shown, gains = (folder / "README.md").read_text(), []
+    for pair, name in zip("abc", ("results", "results-b", "results-c"), strict=True):
+        trainings = [row for row in read_results(folder / f"{name}.jsonl") if isinstance(row, Accuracy)]
+        cells = []
+        for method in ("aws", "lrr"):
+            fresh, kept = (
+                np.mean([row.after for row in trainings if (row.method, row.transfer) == (method, transfer)])
+                for transfer in ("signs", "signs-norm")
+            )
+            cells += [fresh, kept, kept - fresh]
+        gains.append((cells[2], cells[5]))
+        assert f"| {pair} | {' | '.join(f'{cell:.2f}' for cell in cells)} |" in shown
+    aws, lrr = (
+        f"{mean:.2f} ± {std:.2f}" for mean, std in zip(np.mean(gains, 0), np.std(gains, 0, ddof=1), strict=True)
+    )
+    assert f"| all | | | {aws} | | | {lrr} |" in shown
+
+
 def test_the_differences_that_tell_signs_and_masks_apart_follow_from_their_rows():
     folder = RESULTS / "tiny32-mobilenetv2"
     shown, after = (folder / "README.md").read_text(), {}
