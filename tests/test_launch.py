@@ -16,7 +16,6 @@ from accelerate.state import AcceleratorState
 from torch.multiprocessing import ProcessRaisedException
 
 from aws_lottery import SignedMask
-from aws_lottery.cli.main import main
 from aws_lottery.runs.lock import require_shared
 
 ROOT = Path(__file__).parent.parent
@@ -60,19 +59,15 @@ def signs_in(folder: Path) -> dict[str, list]:
     return {name: value.tolist() for name, value in SignedMask.from_pretrained(folder).items()}
 
 
-def _find_whole(folder: str, words: list[str]) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from may have had its own
-    assert main([*words, "--output_dir", folder]) == 0
-    PartialState().destroy_process_group()
-
-
 def same_as_whole(folder: Path, words: list[str]) -> bool:
     """Whether a search left the signs that two processes with whole copies find."""
     whole = folder.with_name("whole")
-    debug_launcher(_find_whole, args=(str(whole), words), num_processes=2)
+    with launched("8gpu.yaml", "-m", "aws_lottery", *words, "--output_dir", whole, cwd=folder.parent) as process:
+        ended(process)
     return signs_in(folder / "round-02") == signs_in(whole / "round-02")
 
 
+@pytest.mark.timeout(900)  # fifteen seconds of two free cores
 def test_find_sharded_by_the_recipe_ends_with_the_signs_of_whole_copies(tmp_path):
     folder = tmp_path / "sharded"
     with launched(*FSDP2, *FIND, "--output_dir", folder, cwd=tmp_path) as process:
