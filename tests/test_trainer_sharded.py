@@ -7,7 +7,8 @@ import pytest
 import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import gather_object
+from test_shards import let_accelerate_shard
 from test_trainer_callback import CONFIG, Net, Vectors, net
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -24,9 +25,7 @@ class ShardingTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
-        options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10, "cpu_ram_efficient_loading": False}
-        self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
-        self.accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+        let_accelerate_shard(self.accelerator)
         self.is_fsdp_enabled = True
 
 

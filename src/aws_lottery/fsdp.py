@@ -72,7 +72,7 @@ def check_shardable(model: nn.Module, state: "AcceleratorState") -> None:
             f"fsdp_cpu_ram_efficient_loading: accelerate hands parameters over and no buffers, and this "
             f"{class_name(model)} has '{buffers[0]}'; set it to false"
         )
-    if getattr(plugin.cpu_offload, "pin_memory", False) and _release(torch.__version__) < (2, 13):
+    if getattr(plugin.cpu_offload, "pin_memory", False) and _numbers_of(torch.__version__) < (2, 13):
         raise ValueError(
             f"fsdp_offload_params: torch {torch.__version__} may show gradients to hooks before they are there "
             "(pytorch/pytorch#180666), so pruned weights would have some; use torch 2.13, or give the accelerator "
@@ -128,5 +128,5 @@ def _input_embedding(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _numbers_of(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")[:2]))

@@ -24,7 +24,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def is_sharded_model(model: nn.Module) -> bool:
-    """Whether any parameter of `model` is sharded."""
+    """Whether any parameter of `model` is sharded. It shows its shards for that, as `reshard_` says."""
     reshard_(model)
     return any(map(is_sharded, model.parameters()))
 
