@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, fixed seeds, and small networks to try things on."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -20,6 +21,16 @@ torch.set_num_threads(1)  # two threads collapse when anything else runs
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """What a library sets for its own processes, as accelerate does for FSDP, is not there for those of other tests."""
+    kept = dict(os.environ)
+    yield
+    for name in os.environ.keys() - kept.keys():
+        del os.environ[name]
+    os.environ.update(kept)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from aws_lottery.processes import together, warn_if_alone, warn_if_whole
 from aws_lottery.runs import checkpoint
 from aws_lottery.runs.checkpoint import CheckpointError
 from aws_lottery.runs.final_training import final_training
+from aws_lottery.runs.lock import written_once
 from aws_lottery.runs.output_folder import Run
 from aws_lottery.runs.signals import Interrupted
 from aws_lottery.training import steps_an_epoch
@@ -241,6 +244,20 @@ def _error_on_each_rank():
 @pytest.mark.timeout(120)
 def test_an_error_on_one_rank_is_raised_on_all():
     debug_launcher(_error_on_each_rank, num_processes=2)
+
+
+def _written_before_all_have_looked(folder):
+    accelerator, path, look = _accelerator(), Path(folder) / "a.json", Path.exists
+    if not accelerator.is_main_process:  # a process of its own, so nothing is undone
+        pytest.MonkeyPatch().setattr(Path, "exists", lambda self: time.sleep(0.3 * (self == path)) or look(self))
+    assert written_once(path, lambda: {"x": 1}, accelerator) == {"x": 1}
+    assert gather_object([accelerator.process_index]) == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_a_rank_that_is_late_makes_what_the_first_has_written_by_then(tmp_path):
+    debug_launcher(_written_before_all_have_looked, args=(str(tmp_path),), num_processes=2)
 
 
 def _nan_on_one_rank(folder):

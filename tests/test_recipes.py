@@ -27,13 +27,11 @@ ROOT = Path(__file__).parent.parent
 def run_twice(recipe: str, folder: Path) -> str:
     """What two processes print that torchrun starts, as a user would."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run(
-        [*launcher, str(ROOT / "recipes" / recipe), "--smoke", "--output_dir", str(folder)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    ).stdout
+    command = [*launcher, str(ROOT / "recipes" / recipe), "--smoke", "--output_dir", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def run_here(monkeypatch, recipe: str, *arguments: object) -> None:

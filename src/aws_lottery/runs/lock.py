@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from ..atomic import replace_file, temporary_name
-from ..processes import together
+from ..processes import any_process, together
 from ..strict_json import read_file, to_json, with_checksum
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def written_once(path: Path, make: Callable[[], Mapping[str, Any]], accelerator:
     Every process has to call it. Raises: Busy if another run is making it; ValueError if the file is damaged.
     """
     with locked(path.with_name(f"{path.name}.lock"), accelerator):
-        if not path.exists():
+        if not any_process(path.exists(), accelerator):  # the first process may have written it by now
             text = to_json(with_checksum(make())) + "\n"
             with together(accelerator):
                 if accelerator.is_main_process:
