@@ -117,7 +117,7 @@ def test_a_file_of_options_that_is_wrong_is_refused(tmp_path, capsys, text, mess
 
 def test_the_overview_names_every_command_and_imports_nothing_heavy():
     code = "import sys; from aws_lottery.cli.main import main; main([]); print(*sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert all(f"\n  {command} " in printed for command in COMMANDS)
     loaded = printed.splitlines()[-1].split()
     assert not {"torch", "numpy", "datasets", "transformers", "accelerate", "huggingface_hub"} & set(loaded)

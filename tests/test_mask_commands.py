@@ -232,5 +232,5 @@ _complete aws-lottery fi
 _complete aws-lottery find --target
 _complete aws-lottery find --method l
 """
-    done = subprocess.run(["bash", "-c", script + ask], check=True, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script + ask], check=True, stdout=subprocess.PIPE, text=True)
     assert done.stdout.split("\n")[:3] == ["find", "--target_remaining", "lrr"]

@@ -189,7 +189,7 @@ def test_another_process_writes_the_same_bytes_whatever_the_order_of_metadata():
         "mask = {'b': torch.ones(3).char(), 'a': torch.zeros(9).char()}; "
         "sys.stdout.buffer.write(packing.pack(mask, {key: key for key in 'zyxwvu'}))"
     )
-    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    theirs = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
     ours = packing.pack({"b": signs(1, 1, 1), "a": signs(*[0] * 9)}, {key: key for key in "uvwxyz"})
     assert theirs == ours
 
