@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .data import Images, ImageSplit
 from .evaluation import in_evaluation_mode, logits
 from .parameters.unwrap import unwrap
+from .random_states import torch_aside
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,7 +48,7 @@ def _outputs(model: nn.Module, data: Images | ImageSplit, accelerator: "Accelera
     model = unwrap(model)
     image = _first(data).to(accelerator.device)
     try:
-        with in_evaluation_mode(model), torch.random.fork_rng(), accelerator.autocast():
+        with in_evaluation_mode(model), torch_aside(), accelerator.autocast():
             output = logits(model(image))
     except RuntimeError as error:
         raise ValueError(f"{what}: the model can't take an image of shape {tuple(image.shape[1:])}: {error}") from error

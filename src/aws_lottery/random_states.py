@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def torch_aside() -> AbstractContextManager[None]:
+    """A `with` block after which torch's random states are what they were, on all devices; without naming these, torch
+    warns of every second one."""
+    return torch.random.fork_rng(devices=range(torch.accelerator.device_count()))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..config import PROTOCOLS
+from ..random_states import torch_aside
 from .cifar_resnet import CifarResNet
 from .efficientnet import EfficientNetB0
 from .mlp_mixer import MLPMixer
@@ -88,7 +89,7 @@ def fresh_network(
     name: str, num_classes: int, seed: int, *, image_size: int = 224, channels_last: bool = False, **options: Any
 ) -> nn.Module:
     """`create_model`, its initialization drawn from `seed` alone; torch's random state stays as it is."""
-    with torch.random.fork_rng():
+    with torch_aside():
         torch.manual_seed(seed)
         model = create_model(name, num_classes, image_size=image_size, **options)
     if channels_last:

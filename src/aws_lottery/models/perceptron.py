@@ -3,10 +3,12 @@
 import torch
 from torch import nn
 
+from ..random_states import torch_aside
+
 
 def fresh_perceptron(seed: int, depth: int = 8, width: int = 128) -> nn.Module:
     """A perceptron 64 -> depth x width -> 10 with BatchNorm, freshly initialized from `seed`."""
-    with torch.random.fork_rng():
+    with torch_aside():
         torch.manual_seed(seed)
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in in [64] + [width] * (depth - 1):

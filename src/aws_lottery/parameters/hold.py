@@ -82,8 +82,8 @@ class Hold:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Name -> uint8, 1 where the weight is left: the masks in force."""
-        return {name: mask.value for name, mask in self._masks.items()}
+        """Name -> uint8, 1 where the weight is left: the masks in force, each on the device of its weight."""
+        return {name: mask.on(self._tensors[name]) for name, mask in self._masks.items()}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -170,6 +170,8 @@ class Hold:
         Raises:
             RuntimeError: With the name of a weight which the model now lacks, computes, or has in another shape.
         """
+        for name, tensor in self._tensors.items():
+            self._mask_of[name].follow(tensor)
         if self._places is not None and self._places.have(self._tensors):
             if any(tensor.requires_grad for tensor in self._frozen):
                 self._hook_gradients()

@@ -61,7 +61,8 @@ class Alpha:
         """
         self.enabled = bool(norms)
         self.norms = norms
-        self.stream = Tensors(state=torch.randint(1, _MODULUS, (), generator=torch.Generator().manual_seed(seed)))
+        state = torch.randint(1, _MODULUS, (), generator=torch.Generator().manual_seed(seed))
+        self.stream = Tensors(state=state.to(self._device) if norms else state)
         self._start()
 
     def _start(self) -> None:
@@ -87,12 +88,15 @@ class Alpha:
             return
         self.value = None
         if self.enabled and root.training:
-            device = next(psi.device for psi in self.norms[0]._parameters.values() if psi is not None)
-            state = self.stream.get("state", device, torch.int64)
+            state = self.stream.get("state", self._device, torch.int64)
             state.copy_(state * _MULTIPLIER % _MODULUS)
             self.value = state.to(torch.float32) / _MODULUS  # a fresh tensor: backward still needs the last one
         if not torch.compiler.is_compiling():
             self._draws.append((torch.autograd._get_sequence_nr(), self.value))  # pyright: ignore[reportPrivateImportUsage]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(psi.device for psi in self.norms[0]._parameters.values() if psi is not None)
 
     @property
     def position(self) -> int:

@@ -45,9 +45,12 @@ class Mask:
         """The mask on the device of `tensor` and, if that is sharded, in its shards."""
         if is_sharded(tensor) != is_sharded(self.value):
             return as_laid_out(self.value, tensor)
-        if self.value.device != tensor.device:
-            self.value = self.value.to(tensor.device)  # it follows a model that moves, once
-        return self.value
+        return self.value.to(tensor.device)
+
+    def follow(self, weight: Tensor) -> None:
+        """Stay on the device of the weight, for every step to come."""
+        if self.value.device != weight.device:
+            self.value = self.value.to(weight.device)
 
 
 class LoadHook:
