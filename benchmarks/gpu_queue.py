@@ -10,12 +10,13 @@ smallest form on any machine.
 """
 
 import argparse
+import math
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,23 +79,23 @@ def run(piece: Piece, folder: Path, dataset: str, seconds: float, smoke: bool) -
         processes = [
             subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) for _ in range(piece.processes)
         ]
-        stop_at = time.monotonic() + seconds - GRACE
-        codes = [_ended(process, stop_at) for process in processes]
-    return "done" if not any(codes) else "cut off" if any(code is None for code in codes) else "failed"
+        end = time.monotonic() + seconds
+        if _ended(processes, end - GRACE):
+            return "failed" if any(process.returncode for process in processes) else "done"
+        for process in processes:
+            process.terminate()  # all at once, as each may take as long as there is
+        if not _ended(processes, end):
+            for process in processes:
+                process.kill()
+            _ended(processes, math.inf)
+    return "cut off"
 
 
-def _ended(process: subprocess.Popen, stop_at: float) -> int | None:
-    """Its exit status, or None if the time was up first."""
-    try:
-        return process.wait(max(stop_at - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    return None
+def _ended(processes: Sequence[subprocess.Popen], by: float) -> bool:
+    """Whether all of them have ended by then; waits for it."""
+    while any(process.poll() is None for process in processes) and time.monotonic() < by:
+        time.sleep(0.1)
+    return all(process.poll() is not None for process in processes)
 
 
 def gather(folder: Path) -> Path:
