@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from types import UnionType
 
 from torch import nn
@@ -91,6 +92,6 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], TrainingConfig], Optimiz
 }
 SCHEDULES: dict[str, Callable[[Optimizer, TrainingConfig], LRScheduler]] = {
     "constant": lambda o, c: LambdaLR(o, lambda epoch: 1.0),
-    "multistep": lambda o, c: MultiStepLR(o, [math.ceil(share * c.epochs) for share in c.milestones]),
+    "multistep": lambda o, c: MultiStepLR(o, [math.ceil(Fraction(str(share)) * c.epochs) for share in c.milestones]),
     "cosine": lambda o, c: CosineAnnealingLR(o, max(c.epochs, 1), c.min_learning_rate * c.learning_rate),
 }

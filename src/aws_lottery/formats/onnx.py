@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..evaluation import in_evaluation_mode
 from ..parameters.unwrap import unwrap
 
 
@@ -17,10 +18,9 @@ def to_onnx(model: nn.Module, path: str | Path, example: Tensor) -> None:
     """
     require_onnx()
     model = unwrap(model)
-    training = model.training
-    try:
+    with in_evaluation_mode(model):
         torch.onnx.export(
-            model.eval(),
+            model,
             (example,),
             path,
             dynamo=True,
@@ -30,8 +30,6 @@ def to_onnx(model: nn.Module, path: str | Path, example: Tensor) -> None:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
-    finally:
-        model.train(training)
 
 
 def require_onnx() -> None:

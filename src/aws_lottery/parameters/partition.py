@@ -152,9 +152,7 @@ def _classifier(model: nn.Module, modules: dict[str, nn.Module], named: str | No
     if named is None:
         return find_classifier(model, modules)
     if named not in modules:
-        raise ValueError(
-            f"classifier '{named}' is not a module of the model; its modules: {some_text(map(repr, modules))}"
-        )
+        raise ValueError(f"classifier '{named}' is not a module of the model; its modules: {_quoted(modules)}")
     return named, None
 
 
@@ -166,14 +164,19 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _check(parts: Partition, every: dict[str, nn.Parameter], config: SignedMaskConfig, model: str) -> None:
-    names = some_text(map(repr, every))
     for field in ("exclude", "include"):
         for pattern in getattr(config, field):
             if not any(matches(name, (pattern,)) for name in every):
-                raise ValueError(f"{field} pattern '{pattern}' matches no parameter of the model; it has: {names}")
+                raise ValueError(
+                    f"{field} pattern '{pattern}' matches no parameter of the model; it has: {_quoted(every)}"
+                )
     if not parts.prunable:
         frozen = f" {len(parts.frozen)} are frozen: prune_frozen=True prunes them." if parts.frozen else ""
         raise ValueError(
             f"nothing to prune in this {model}: kinds {', '.join(config.prunable)}, less the classifier "
-            f"({parts.classifier}) and {list(config.exclude)}, leave none of its parameters: {names}.{frozen}"
+            f"({parts.classifier}) and {list(config.exclude)}, leave none of its parameters: {_quoted(every)}.{frozen}"
         )
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return some_text(map(repr, names))
