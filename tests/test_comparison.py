@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from aws_lottery.data import ImageData, batches, load_data
 from aws_lottery.data.made_up import made_up_images
 from aws_lottery.experiments.comparison import Comparison
 from aws_lottery.experiments.jobs import SearchRound
+from aws_lottery.experiments.report import write_report
 from aws_lottery.experiments.results import Origin, read_results
 from aws_lottery.runs.checkpoint import CheckpointError
 
@@ -116,6 +118,18 @@ def test_what_is_done_is_not_done_again(compared, searches, data, monkeypatch):
     monkeypatch.setattr("aws_lottery.experiments.measurements.error_barrier", None)
     again = comparison(searches, data, folder, transfers=("dense", "solution", "signs", "lrr:signs-norm"))
     assert again.run() == rows
+
+
+def test_runs_that_are_done_together_report_one_after_the_other(compared, tmp_path, monkeypatch):
+    """Two at once would take one another's files away (SignedMask.save_pretrained)."""
+    monkeypatch.setattr("aws_lottery.experiments.report.draw", lambda rows, folder: None)
+    reporting = Thread(target=write_report, args=(tmp_path, compared[0], []))
+    with FileLock(tmp_path / "report.lock"):
+        reporting.start()
+        reporting.join(0.2)
+        assert [path.name for path in tmp_path.iterdir()] == ["report.lock"]
+    reporting.join()
+    assert (tmp_path / "table.md").is_file()
 
 
 def test_what_another_process_does_is_left_to_it_and_waited_for(searches, data, tmp_path, capsys, monkeypatch):

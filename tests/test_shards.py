@@ -9,14 +9,16 @@ import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState, debug_launcher
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
-from aws_lottery import SignedMaskConfig, TrainingConfig, find_signed_mask
+from aws_lottery import AWSPruner, SignedMask, SignedMaskConfig, TrainingConfig, find_signed_mask
 from aws_lottery.data import Images
 from aws_lottery.mask_file.sparse_weights import load_weights, solution_weights
 from aws_lottery.runs.checkpoint import CheckpointError
 from aws_lottery.runs.output_folder import Run
+from aws_lottery.runs.round_folder import save_round
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.filterwarnings("ignore")]  # torch.distributed's own warnings
 
@@ -80,8 +82,6 @@ def search(folder: str, method: str, sharded: bool | str, kill_at: int | None = 
 
 def left_by(folder: Path) -> tuple[dict, dict, list]:
     """Signs, weights and accuracies."""
-    from aws_lottery import SignedMask
-
     mask = SignedMask.from_pretrained(folder / "round-02")
     weights = {**load_weights(folder / "round-02", mask), **solution_weights(folder / "round-02", mask)}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -130,6 +130,23 @@ def test_a_sharded_search_killed_on_four_processes_goes_on_with_two(alone, tmp_p
     assert_alike(tmp_path, alone)
     assert len([*tmp_path.glob("shards-*")]) == 1  # of the checkpoint that more rounds would go on from
     debug_launcher(search, args=(str(tmp_path), "aws", True), num_processes=2)  # reads what is there
+
+
+def can_not_write_weights(folder: str) -> None:
+    """The first process fails at the first tensor of several that all gather."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator, model = Accelerator(cpu=True), network()
+    shard_(model)
+    pruner = AWSPruner(model, SignedMaskConfig(**STAGES))
+    of_another = SignedMask({name: value.flatten() for name, value in pruner.signed_mask().items()})
+    with pytest.raises(IndexError, match="The shape of the mask"):
+        save_round(Path(folder) / "round", of_another, pruner, accelerator, about={})
+    assert gather_object([accelerator.process_index]) == [0, 1]  # what was gathered before is out of the way
+
+
+def test_an_error_while_weights_are_gathered_is_raised_on_all_processes(tmp_path):
+    debug_launcher(can_not_write_weights, args=(str(tmp_path),), num_processes=2)
 
 
 def measured(folder: str, sharded: bool) -> None:

@@ -6,7 +6,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -26,6 +27,17 @@ def any_process(mine: bool, accelerator: "Accelerator") -> bool:
         return mine
     flag = torch.tensor(int(mine), device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum").item())  # type: ignore[union-attr]
+
+
+def of_first(value: T, processes: "Accelerator | PartialState") -> T:
+    """`value`, which has to be plain data, as the first process has it; every process has to call it."""
+    if processes.num_processes == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 @torch.no_grad()
@@ -83,7 +95,7 @@ def warn_if_whole(accelerator: "Accelerator | AcceleratorState") -> None:
 def together(accelerator: "Accelerator | PartialState") -> Iterator[None]:
     """An error in the block on one process is raised on all, and no process leaves the block before the others.
 
-    Every process has to enter it; nothing in it may wait for another process.
+    Every process has to enter it. What waits for another process in it, all have to do, also after an error.
     """
     error = None
     try:

@@ -19,7 +19,7 @@ from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
 from ..models import ARCHITECTURES, fresh_network, options_under
 from ..paper import OF_METHOD, RECIPES, Settings
-from ..processes import warn_if_alone
+from ..processes import together, warn_if_alone
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from .logs import start_logging
 from .parser import OPTIONS_FILE, CommandParser, choice, given_options, options_text
@@ -165,10 +165,11 @@ def _trackers(names: Sequence[str]) -> list[Any]:
 
 def write_options(args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
     """Write OPTIONS_FILE to the output folder; `used` has the values of the options that were not given."""
-    if accelerator.is_main_process:
-        folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / OPTIONS_FILE, options_text(args, used).encode())
+    with together(accelerator):
+        if accelerator.is_main_process:
+            folder = Path(args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / OPTIONS_FILE, options_text(args, used).encode())
 
 
 def command_line() -> str:

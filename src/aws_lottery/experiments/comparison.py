@@ -10,6 +10,7 @@ from torch import nn
 
 from ..data import ImageData
 from ..mask_file.sparse_weights import load_weights
+from ..processes import together
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
 from .jobs import Plan, SearchRound, every_round
@@ -111,12 +112,12 @@ class Comparison:
                 self._analyses,
             ]
         )
-        if self.accelerator.is_main_process:
-            try:
-                write_report(self.folder, rows, self.plan.rounds)
-            except ModuleNotFoundError as error:  # an extra
-                self.accelerator.print(f"no plots: {error}")
-        self.accelerator.wait_for_everyone()
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                try:
+                    write_report(self.folder, rows, self.plan.rounds)
+                except ModuleNotFoundError as error:  # an extra
+                    self.accelerator.print(f"no plots: {error}")
         return rows
 
     def _analyses(self) -> list[Callable[[], Row]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from filelock import FileLock
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
@@ -111,7 +112,8 @@ def _plain(finding: Finding) -> dict[str, Any]:
 def write_verdict(
     folder: Path, verdict: Verdict, mask: SignedMask, *, plots: bool, benchmark: tuple[str, str] | None
 ) -> None:
-    """Write results.jsonl, verdict.json, verdict.md, plots/, and the mask with a card that states what was found.
+    """Write results.jsonl, verdict.json, verdict.md, plots/, and the mask with a card that states what was found. Runs
+    that have shared the work, and are done together, do so one after the other.
 
     Args:
         folder: there already.
@@ -121,13 +123,14 @@ def write_verdict(
         benchmark: id on the Hub of the data set and of a task that it is registered as a benchmark with; there is an
             `.eval_results/` file for it beside the card.
     """
-    write_results(folder / ROWS_FILE, verdict.rows)
-    replace_file(folder / VERDICT_FILE, (to_json(verdict.to_dict(), indent=2) + "\n").encode())
-    replace_file(folder / TABLE_FILE, f"{title(verdict.rows)}\n\n{verdict}\n\n{table(verdict.rows)}".encode())
-    _write_mask(folder / "mask", verdict, mask, benchmark)
-    if plots:
-        of_rows = {name: figure for name, figure in figures(verdict.rows).items() if name not in FIGURES}
-        save({"claims": claim_figure(verdict.findings, title(verdict.rows)), **of_rows}, folder / "plots")
+    with FileLock(folder / "report.lock"):
+        write_results(folder / ROWS_FILE, verdict.rows)
+        replace_file(folder / VERDICT_FILE, (to_json(verdict.to_dict(), indent=2) + "\n").encode())
+        replace_file(folder / TABLE_FILE, f"{title(verdict.rows)}\n\n{verdict}\n\n{table(verdict.rows)}".encode())
+        _write_mask(folder / "mask", verdict, mask, benchmark)
+        if plots:
+            of_rows = {name: figure for name, figure in figures(verdict.rows).items() if name not in FIGURES}
+            save({"claims": claim_figure(verdict.findings, title(verdict.rows)), **of_rows}, folder / "plots")
 
 
 def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tuple[str, str] | None) -> None:

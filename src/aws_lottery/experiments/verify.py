@@ -20,6 +20,7 @@ from ..data import ImageData
 from ..mask import SignedMask
 from ..mask_file.hub import is_folder
 from ..mask_file.sparse_weights import solution_weights
+from ..processes import together
 from ..training_config import TrainingConfig
 from .claims import judge
 from .jobs import Job, JobLine, LoneMask
@@ -119,9 +120,9 @@ def verify(
         [lambda: trainings.of(_jobs(source, seeds)), lambda: trainings.between(_lines(source, seeds))]
     )
     verdict = _judged(rows, data, margins)
-    if accelerator.is_main_process:
-        write_verdict(trainings.folder, verdict, source.mask, plots=plots, benchmark=benchmark)
-    accelerator.wait_for_everyone()
+    with together(accelerator):
+        if accelerator.is_main_process:
+            write_verdict(trainings.folder, verdict, source.mask, plots=plots, benchmark=benchmark)
     return verdict
 
 

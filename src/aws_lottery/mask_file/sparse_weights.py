@@ -1,6 +1,6 @@
 """The weights that go with a signed mask: survivors only, in files beside it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from .. import checked_tensors
 from ..atomic import replace_file
 from ..config import METHODS
 from ..parameters.unwrap import state_of
-from ..sharding import whole
 from . import packing
 
 if TYPE_CHECKING:
@@ -24,29 +23,24 @@ WEIGHTS_FILE, REWOUND_FILE = "weights.safetensors", "rewound.safetensors"
 
 def save_weights(
     folder: str | Path,
-    weights: nn.Module | Mapping[str, Tensor],
+    weights: nn.Module | Iterable[tuple[str, Tensor]],
     mask: "SignedMask",
     *,
     file: str = WEIGHTS_FILE,
-    write: bool = True,
 ) -> None:
     """Write theta * m to `folder`: of each tensor of the mask its survivors, of other parameters and of buffers all.
 
     Args:
-        weights: a model, or its parameters and buffers by name. If they are sharded, every process has to call this:
-            they are gathered one at a time.
+        weights: a model, or its parameters and buffers with their names, each of which may be made when it is asked
+            for. None of them is sharded.
         mask: the SignedMask that the folder holds; what it has a 0 for is left out.
         file: WEIGHTS_FILE for the weights that the search trained, REWOUND_FILE for those that it rewinds to.
-        write: False on the processes that only take part in the gathering.
     """
     tensors = {}
-    for name, tensor in (state_of(weights) if isinstance(weights, nn.Module) else weights).items():
-        value = whole(tensor.detach())
-        if write:
-            value = value.cpu()
-            tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
-    if write:
-        replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask.signs)}))
+    for name, tensor in state_of(weights).items() if isinstance(weights, nn.Module) else weights:
+        value = tensor.detach().cpu()
+        tensors[name] = value[mask[name] != 0] if name in mask else value.contiguous()
+    replace_file(Path(folder) / file, checked_tensors.to_bytes(tensors, {MASK: packing.sha256(mask.signs)}))
 
 
 def load_weights(folder: str | Path, mask: "SignedMask", *, file: str = WEIGHTS_FILE) -> dict[str, Tensor]:

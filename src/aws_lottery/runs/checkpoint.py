@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import replace_file
-from ..processes import together
+from ..processes import of_first, together
 from ..random_states import random_states, set_random_states
 from ..strict_json import CHECKED, CHECKSUM, read_object, to_json, with_checksum, without_checksum
 from . import shards
@@ -92,9 +92,10 @@ def load(folder: Path, accelerator: "Accelerator", *, like: Iterable[Tensor] = (
         like: the parameters of the model, whose shards those of the state get.
     Raises: CheckpointError if the file is damaged, holds more than plain data, or is of another number of processes.
     """
-    path = next((path for name in (LAST, PREVIOUS) if (path := folder / name).exists()), None)
-    if path is None:
+    name = of_first(next((name for name in (LAST, PREVIOUS) if (folder / name).exists()), None), accelerator)
+    if name is None:
         return None
+    path = folder / name
     with together(accelerator):
         state = _loaded(path, accelerator.num_processes)
     ranks, sharded = state.pop("random"), state.pop("shards", None)

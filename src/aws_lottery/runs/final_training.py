@@ -16,7 +16,7 @@ from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import parameters_of, unwrap
 from ..preflight import check_fit
-from ..processes import together
+from ..processes import any_process, together
 from ..signs import check_initialized
 from ..strict_json import read_file, to_json, with_checksum, without_checksum
 from ..training import steps_an_epoch, train
@@ -79,7 +79,7 @@ def final_training(
     run = Run(output_dir, settings, model, accelerator, total_steps=steps, more_state=lambda: measured)
     path = run.folder / RESULT_FILE
     with run:
-        if path.exists():
+        if any_process(path.exists(), accelerator):
             return read_file(path, then="delete it to have the training done again")
         measured |= run.more or {"before": accuracy()}
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from ..atomic import replace_file, temporary_name
-from ..processes import any_process, together
+from ..processes import any_process, of_first, together
 from ..strict_json import read_file, to_json, with_checksum
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ def require_shared(folder: Path, accelerator: "Accelerator | PartialState") -> N
     """
     if accelerator.num_processes == 1:
         return
-    from accelerate.utils import broadcast_object_list
-
-    probe = [temporary_name(), f"{folder.absolute()} on {platform.node()}"]
-    broadcast_object_list(probe)
-    name, place = probe
+    name, place = of_first((temporary_name(), f"{folder.absolute()} on {platform.node()}"), accelerator)
     with together(accelerator):
         if accelerator.is_main_process:
             (folder / name).touch()

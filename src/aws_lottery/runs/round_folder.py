@@ -1,5 +1,6 @@
 """The folder that a search leaves for each round: the signed mask, its card, and the weights that go with it."""
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ..mask_file.sparse_weights import REWOUND_FILE, WEIGHTS_FILE, each_weight, 
 from ..parameters.unwrap import clean_name, state_of, unwrap
 from ..processes import together
 from ..pruner import AWSPruner
-from ..sharding import as_laid_out
+from ..sharding import as_laid_out, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -42,8 +43,13 @@ def save_round(
             mask.save_pretrained(folder)
     for file, weights in ((WEIGHTS_FILE, pruner.sparse_state()), (REWOUND_FILE, pruner.rewound_state())):
         if weights is not None:
+            gathered = ((name, whole(tensor.detach())) for name, tensor in weights.items())  # one after the other
             with together(processes):
-                save_weights(folder, weights, mask, file=file, write=processes.is_main_process)
+                try:
+                    if processes.is_main_process:
+                        save_weights(folder, gathered, mask, file=file)
+                finally:
+                    deque(gathered, maxlen=0)  # the rest, for which the other processes wait
 
 
 def read_round_(folder: Path, model: nn.Module) -> SignedMask:

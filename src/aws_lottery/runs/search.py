@@ -19,6 +19,7 @@ from ..mask import SignedMask
 from ..mask_file import packing
 from ..mask_file.sparse_weights import WEIGHTS_FILE
 from ..preflight import check_fit
+from ..processes import any_process, together
 from ..pruner import AWSPruner, Stage
 from ..sharding import is_sharded_model
 from ..starting import MaskSource, as_mask
@@ -181,9 +182,10 @@ class Search:
         rounds = self.pruner.config.rounds or 0
         last = run.folder / "solution" if self.solution_epochs else round_folder(run.folder, rounds)
         done = run.more is None or (run.more["stage"] > rounds + bool(self.solution_epochs) and not run.more["begun"])
-        if done and (last / WEIGHTS_FILE).exists():
+        if done and any_process((last / WEIGHTS_FILE).exists(), self.accelerator):
             self.pruner.detach()
-            return read_round_(last, self.pruner.model)
+            with together(self.accelerator):
+                return read_round_(last, self.pruner.model)
         if run.more is not None:
             self.pruner.load_state_dict(run.more)
             self.so_far = run.more.get("so_far")  # older checkpoints have none

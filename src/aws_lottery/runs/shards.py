@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..processes import together
+from ..processes import of_first, together
 from ..sharding import is_sharded
 
 if TYPE_CHECKING:
@@ -62,8 +62,12 @@ def write(path: Path, tensors: dict[str, Tensor], accelerator: "Accelerator | Pa
         save(tensors, checkpoint_id=path)
     except CheckpointException as error:  # the same on all processes
         raise OSError(None, str(error), os.fspath(path)) from error
-    mine = _share_of(path, accelerator)
-    return {file: digest for pairs in gather_object([[(f.name, _digest(f)) for f in mine]]) for file, digest in pairs}
+    with together(accelerator):
+        files = _files(path)
+    files, digests = of_first(files, accelerator), {}
+    with together(accelerator):
+        digests = {file: _digest(path / file) for file in _share_of(files, accelerator)}
+    return {file: digest for share in gather_object([digests]) for file, digest in share.items()}
 
 
 def read(
@@ -83,11 +87,11 @@ def read(
     from torch.distributed.checkpoint.state_dict_loader import load
 
     with together(accelerator):
-        if {file.name for file in _files(path)} != digests.keys():
+        if set(_files(path)) != digests.keys():
             raise ValueError(f"{path} does not have the files that were written to it")
-        for file in _share_of(path, accelerator):
-            if _digest(file) != digests[file.name]:
-                raise ValueError(f"{file} is damaged")
+        for file in _share_of(digests, accelerator):
+            if _digest(path / file) != digests[file]:
+                raise ValueError(f"{path / file} is damaged")
     layouts = {tuple(tensor.shape): tensor for tensor in like if is_sharded(tensor)}
     tensors = {}
     for place in _places(state):
@@ -100,11 +104,7 @@ def read(
 
 def new_name(accelerator: "Accelerator | PartialState") -> str:
     """A new name for a folder, the same on all processes."""
-    from accelerate.utils import broadcast_object_list
-
-    names = [_PREFIX + os.urandom(8).hex()]
-    broadcast_object_list(names)
-    return names[0]
+    return of_first(_PREFIX + os.urandom(8).hex(), accelerator)
 
 
 def remove(folder: Path, *, but: Iterable[object] = ()) -> None:
@@ -123,13 +123,13 @@ def _places(state: Any) -> Iterator[dict[str, Any]]:
             yield from _places(value)
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() else []
+def _files(path: Path) -> list[str]:
+    return os.listdir(path) if path.is_dir() else []
 
 
-def _share_of(path: Path, accelerator: "Accelerator | PartialState") -> list[Path]:
+def _share_of(files: Iterable[str], accelerator: "Accelerator | PartialState") -> list[str]:
     """The files whose checksums this process computes, so that each file is read once."""
-    return _files(path)[accelerator.process_index :: accelerator.num_processes]
+    return sorted(files)[accelerator.process_index :: accelerator.num_processes]
 
 
 def _digest(path: Path) -> str:
