@@ -2,6 +2,7 @@
 
 import io
 import logging
+import multiprocessing
 import os
 import time
 from collections import Counter
@@ -349,6 +350,23 @@ def test_two_processes_share_the_batches_of_one(decoded):
         single = batches(part, 6, seed=seed)
         list(single)
         assert torch.equal(torch.cat([x for x, _ in single]), loaded)
+
+
+def test_workers_of_an_epoch_end_with_it():
+    """Those of a training of many epochs, and of many evaluations, would be hundreds."""
+    data = load_data(pair(), decoded=False, workers=1, mean=(0.5,) * 3, std=(0.25,) * 3)
+    model, accelerator, workers = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), Accelerator(cpu=True), []
+    train(
+        model,
+        data.train,
+        TrainingConfig(epochs=3, batch_size=20),
+        accelerator=accelerator,
+        seed=0,
+        on_step=lambda training: workers.append(len(multiprocessing.active_children())),
+    )
+    evaluate(model, data.test, accelerator=accelerator)
+    assert workers == [1, 1, 1]
+    assert not multiprocessing.active_children()
 
 
 # --- the cache

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
 
 from aws_lottery import (
     CRITERIA,
@@ -126,7 +127,7 @@ def _filled_up(data, batch_size, **options):
     whole = list(batches(data, batch_size, **options))
     missing = batch_size - len(whole[-1][0])
     whole[-1] = tuple(torch.cat([last, first[:missing]]) for last, first in zip(whole[-1], whole[0], strict=True))
-    return whole
+    return DataLoader(whole, batch_size=None)
 
 
 def _trained_with_partial_batches(accelerator):
@@ -258,6 +259,22 @@ def _written_before_all_have_looked(folder):
 @pytest.mark.timeout(120)
 def test_a_rank_that_is_late_makes_what_the_first_has_written_by_then(tmp_path):
     debug_launcher(_written_before_all_have_looked, args=(str(tmp_path),), num_processes=2)
+
+
+def _does_not_see_the_checkpoint(folder):
+    torch.set_num_threads(1)
+    accelerator, look = _accelerator(), Path.exists
+    checkpoint.save(Path(folder), {"steps": 3}, accelerator)
+    if not accelerator.is_main_process:  # as where a network file system shows it late
+        pytest.MonkeyPatch().setattr(Path, "exists", lambda self: self.suffix != ".pt" and look(self))
+    state = checkpoint.load(Path(folder), accelerator)
+    assert gather_object([state]) == [{"steps": 3}, {"steps": 3}]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_all_ranks_go_on_from_the_checkpoint_that_the_first_one_sees(tmp_path):
+    debug_launcher(_does_not_see_the_checkpoint, args=(str(tmp_path),), num_processes=2)
 
 
 def _nan_on_one_rank(folder):

@@ -5,12 +5,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import SGD
 
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, recalibrate, train
 from aws_lottery.data import batches, digit_images, digits
 from aws_lottery.metrics import Accuracy
 from aws_lottery.parameters import norm_interpolation
 from aws_lottery.training import fills_up, steps_an_epoch
+from aws_lottery.training_config import SCHEDULES
 
 
 def test_digits_come_without_a_download_and_always_split_alike():
@@ -217,6 +219,13 @@ def test_a_loss_that_diverges_stops_the_training(convnet, data, accelerator):
         train(convnet, data, config, accelerator=accelerator, seed=0)
 
 
+def test_milestones_are_shares_of_the_epochs_as_they_are_written():
+    """0.55 * 100 is more than 55 in floating point."""
+    config = TrainingConfig(epochs=100, milestones=(0.55, 0.29), learning_rate=1.0)
+    schedule = SCHEDULES["multistep"](SGD([torch.zeros(1)], 1.0), config)
+    assert sorted(schedule.milestones) == [29, 55]
+
+
 def test_unknown_optimizers_and_schedules_are_refused():
     with pytest.raises(ValueError, match="optimizer must be one of sgd, adam, adamw, got 'lion'"):
         TrainingConfig(optimizer="lion")
@@ -250,6 +259,14 @@ def test_recalibration_is_the_plain_mean_over_batches(convnet, data):
     torch.testing.assert_close(convnet[1].running_mean, expected)
     torch.testing.assert_close(convnet[1].running_var, torch.stack([a.var(dim=(0, 2, 3)) for a in activations]).mean(0))
     assert convnet.training
+    assert convnet[1].momentum == 0.1
+
+
+def test_statistics_are_as_they_were_if_a_batch_can_not_be_taken(convnet):
+    before = {name: buffer.clone() for name, buffer in convnet.named_buffers()}
+    with pytest.raises(RuntimeError, match="expected input"):
+        recalibrate(convnet, [torch.randn(4, 3, 6, 6), torch.randn(4, 2, 6, 6)])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in convnet.named_buffers())
     assert convnet[1].momentum == 0.1
 
 

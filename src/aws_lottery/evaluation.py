@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Images, ImageSplit, batches
+from .data.batches import shared
 from .parameters.unwrap import unwrap
 from .sharding import is_sharded_model, reshard_
 
@@ -45,7 +46,8 @@ def recalibrate(
 
     AWS trains under random interpolations of psi, and transfer replaces the weights: the statistics that either
     leaves behind belong to another network. All but BatchNorm runs in evaluation mode, so psi is not interpolated.
-    Every process must be given the same batches. A model without such statistics is left as it is.
+    Every process must be given the same batches. A model without such statistics is left as it is, and so is any model
+    that can't take a batch.
 
     Args:
         model: changed in place; only the running statistics of its BatchNorm layers are.
@@ -73,6 +75,7 @@ def recalibrate(
     if (first := next(to_see, None)) is None:
         raise ValueError("recalibrate: the data has no batches (is it an iterator that was used before?)")
     momenta = [layer.momentum for layer in layers]
+    before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
     with in_evaluation_mode(model):
         for layer in layers:
             layer.reset_running_stats()
@@ -81,6 +84,10 @@ def recalibrate(
         try:
             for batch in chain([first], to_see):
                 _forward(model, batch)
+        except BaseException:
+            for buffer, value in before:
+                buffer.copy_(value)
+            raise
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
@@ -94,6 +101,11 @@ def _forward(model: nn.Module, batch: Tensor | Sequence[Tensor] | Mapping[str, A
         model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
 
 
+def recalibrate_on(model: nn.Module, data: Images | ImageSplit, batch_size: int, *, max_batches: int = 20) -> None:
+    """`recalibrate` on training data in one order, that of seed 0, the same in every measurement."""
+    recalibrate(model, batches(data, batch_size, seed=0), max_batches=max_batches)
+
+
 def accuracy_of(
     model: nn.Module,
     test_data: Images | ImageSplit,
@@ -105,7 +117,7 @@ def accuracy_of(
 ) -> float:
     """`evaluate` on `test_data`, after `recalibrate` on `train_data` if `recalibrated`; the protocol says whether."""
     if recalibrated:
-        recalibrate(model, batches(train_data, batch_size, seed=0))
+        recalibrate_on(model, train_data, batch_size)
     return evaluate(model, test_data, accelerator=accelerator)
 
 
@@ -145,8 +157,7 @@ def evaluate(
     model = unwrap(model)
     if not is_sharded_model(model):  # whose parts are where they belong
         model.to(accelerator.device)
-    loader = accelerator.prepare_data_loader(batches(data, batch_size))
-    with in_evaluation_mode(model):
+    with shared(batches(data, batch_size), accelerator) as loader, in_evaluation_mode(model):
         for images, labels in loader:
             with accelerator.autocast():
                 predictions = logits(model(images)).argmax(dim=-1)

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
 from .data import Images, ImageSplit, batches
+from .data.batches import shared
 from .evaluation import logits
 from .fsdp import prepared
 from .no_trace import leaving_no_trace
@@ -221,32 +223,37 @@ def train(
         >>> loss < 0.5
         True
     """
-    from accelerate import skip_first_batches
-
     refuse_sharding(accelerator, but_fsdp2=True)
     with leaving_no_trace(model, accelerator):
         training = Training(model, config, accelerator)
         check_fit(training.network, data, accelerator, what="data")
         if resume is not None:
             training.load_state_dict(resume)
-        start = time.perf_counter()
         while training.epoch < (config.epochs if until is None else until):
-            training.network.train()
             order_seed = epoch_seed(seed, training.epoch)
             partial = {"partial_batch": partial_batches, "filled_up": fills_up(accelerator)}
-            loader = accelerator.prepare(batches(data, config.batch_size, seed=order_seed, **partial))
-            for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
-                stepped = training.learn(images, labels)
-                if training.step == len(loader):
-                    training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
-                training.seconds += time.perf_counter() - start
-                if stepped:
-                    on_step(training)
-                start = time.perf_counter()
+            with shared(batches(data, config.batch_size, seed=order_seed, **partial), accelerator) as loader:
+                _train_epoch(training, loader, on_step)
         training.put_average_()
         share_buffers_(training.network, accelerator)
         on_end(training)
     return training.loss
+
+
+def _train_epoch(training: Training, loader: DataLoader, on_step: Callable[[Training], Any]) -> None:
+    """Train on what is left of an epoch."""
+    from accelerate import skip_first_batches
+
+    training.network.train()
+    start = time.perf_counter()
+    for images, labels in skip_first_batches(loader, training.step) if training.step else loader:
+        stepped = training.learn(images, labels)
+        if training.step == len(loader):
+            training.end_epoch()  # before on_step: a checkpoint there is of the schedule's next epoch already
+        training.seconds += time.perf_counter() - start
+        if stepped:
+            on_step(training)
+        start = time.perf_counter()
 
 
 def steps_an_epoch(

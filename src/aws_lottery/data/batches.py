@@ -2,13 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from .splits import DecodedSplit, ImageSplit, Item, as_is
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DRAWN_AT_ONCE = 1024  # items
 
@@ -68,6 +72,26 @@ def batches(
         return ImageLoader(data, batch_size, order, drop_last=drop_last)
     generator = torch.Generator().manual_seed(seed) if shuffle else None
     return DataLoader(data, batch_size, shuffle=shuffle, generator=generator, drop_last=drop_last, collate_fn=as_is)
+
+
+@contextmanager
+def shared(loader: DataLoader, accelerator: "Accelerator") -> Iterator[DataLoader]:
+    """The loader as accelerate shares its batches among processes, in a `with` block.
+
+    accelerate keeps what it has prepared, and with a loader its workers: one for each epoch would become hundreds.
+
+    Args:
+        loader: of `batches`.
+        accelerator: whose processes and device it is for.
+
+    Yields:
+        What accelerate makes of it.
+    """
+    prepared = accelerator.prepare_data_loader(loader)
+    try:
+        yield prepared
+    finally:
+        accelerator._dataloaders[:] = [other for other in accelerator._dataloaders if other is not prepared]
 
 
 def _check(images: int, batch_size: int, partial_batch: bool, filled_up: bool) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from .. import checked_tensors
 from ..config import PROTOCOLS
-from ..data import ImageData, batches
-from ..evaluation import recalibrate
+from ..data import ImageData
+from ..evaluation import recalibrate_on
 from ..mask_file.sparse_weights import solution_weights
-from ..processes import any_process
+from ..processes import any_process, together
 from ..runs.checkpoint import CheckpointError, claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
 from ..runs.lock import Busy, do_all, locked, written_once
@@ -72,8 +72,9 @@ class Trainings:
         }
         if self.own_training:
             settings["own_training"] = {method: asdict(config) for method, config in self.own_training.items()}
-        with self.accelerator.main_process_first():
-            claim(self.folder, settings, resume=True)
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                claim(self.folder, settings, resume=True)
 
     def rows(self, parts: Iterable[Callable[[], Iterable[Callable[[], Row]]]]) -> list[Row]:
         """The rows that the jobs of each part give; a part is asked for its jobs when those before it are done."""
@@ -162,7 +163,7 @@ class Trainings:
         config, protocol = self.training_of(jobs[0]), PROTOCOLS[self.protocol]
         if protocol.recalibrate:  # as the measurement does that comes before a training by itself
             for model in models:
-                recalibrate(model, batches(self.data.train, config.batch_size, seed=0))
+                recalibrate_on(model, self.data.train, config.batch_size)
         try:
             train_many(
                 models,
