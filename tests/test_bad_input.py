@@ -132,6 +132,18 @@ def test_load_data_names_the_argument(tmp_path, options, message):
         load_data(parts, cache_dir=tmp_path, **options)
 
 
+@pytest.mark.parametrize("path", ["./nowhere", "no where", "/nowhere/at/all"])
+def test_a_folder_of_data_that_is_not_there_is_told_without_asking_the_hub(path):
+    with pytest.raises(FileNotFoundError, match=f"load_data: no folder '{path}'; give a folder of images or"):
+        load_data(path)
+
+
+def test_images_without_a_folder_for_each_class_are_told_how_they_get_labels():
+    unlabelled = datasets.DatasetDict({"train": pictures(2).remove_columns("label")})
+    with pytest.raises(ValueError, match=r"none found among image: Image; .* a folder for each of two or more classes"):
+        load_data(unlabelled)
+
+
 def test_a_data_set_without_splits_is_told():
     with pytest.raises(ValueError, match="load_data: the data set has no splits"):
         load_data(datasets.DatasetDict())

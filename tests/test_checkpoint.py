@@ -113,6 +113,16 @@ def test_the_same_settings_are_taken_and_others_listed(tmp_path):
         claim(tmp_path, {**SETTINGS, "data": "abc"}, resume=True)
 
 
+def test_settings_that_differ_within_a_group_are_listed_by_themselves(tmp_path):
+    claim(tmp_path, {"training": {"batch_size": 8, "momentum": 0.9}, "seed": 0}, resume=True)
+    with pytest.raises(CheckpointError) as told:
+        claim(tmp_path, {"training": {"batch_size": 4, "momentum": 0.9, "decay": None}, "seed": 0}, resume=True)
+    assert str(told.value).splitlines()[1:3] == [
+        "  training.batch_size: 8 there, 4 now",
+        "  training.decay: 'not set' there, None now",
+    ]
+
+
 def test_no_flipped_bit_of_run_json_changes_settings(tmp_path):
     claim(tmp_path, SETTINGS, resume=True)
     path = tmp_path / "run.json"

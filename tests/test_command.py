@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 
 from aws_lottery import SignedMask, __version__
 from aws_lottery.cli.commands import COMMANDS
@@ -17,6 +18,7 @@ from aws_lottery.cli.main import main
 from aws_lottery.cli.options import data_for, options
 from aws_lottery.cli.parser import CommandParser, chosen, given_options, options_text
 from aws_lottery.data.made_up import made_up_images
+from aws_lottery.runs.lock import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def test_what_was_not_given_is_told_from_what_was():
     assert Oven(**given_options(options, FIELDS)).degrees == 180.0
 
 
-@pytest.mark.parametrize("option", ["--no-fan", "--fan"])
+@pytest.mark.parametrize("option", ["--no-fan", "--no_fan", "--fan"])
 def test_a_switch_can_be_turned_on_and_off(option):
     assert oven().parse_args(["rye", option]).fan is (option == "--fan")
 
@@ -151,6 +153,46 @@ def test_an_error_of_the_user_is_a_message_and_not_a_traceback(capsys, tmp_path,
         main(arguments)
 
 
+@pytest.fixture
+def find(tmp_path, monkeypatch):
+    """Runs `aws-lottery find --smoke` with more options, in a folder whose name has a space; gives the status."""
+    monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    options = ["find", "--smoke", "--model", "resnet8", "--workers", "0", "--output_dir", "a run"]
+    return lambda *more: main([*options, *more])
+
+
+def test_the_command_that_is_named_next_can_be_pasted(find, capsys):
+    assert find("--rounds", "1") == 0
+    assert capsys.readouterr().out.endswith("\n  aws-lottery train 'a run/round-01' --smoke\n")
+
+
+def test_a_run_that_its_folder_refuses_is_a_message_and_leaves_the_options_that_are_there(find, tmp_path, capsys):
+    assert find("--rounds", "1") == 0
+    options = (tmp_path / "a run/options.json").read_text()
+    assert find("--rounds", "1", "--batch_size", "4") == 1
+    assert "aws-lottery find: a run holds a run with other settings:\n  training.batch_size" in capsys.readouterr().err
+    assert (tmp_path / "a run/options.json").read_text() == options
+    with locked(tmp_path / "a run/.lock", Accelerator(cpu=True)):
+        assert find("--rounds", "1") == 1
+    assert "aws-lottery find: another run is under way in a run" in capsys.readouterr().err
+    assert find("--rounds", "2") == 0
+    assert json.loads((tmp_path / "a run/options.json").read_text())["rounds"] == 2
+
+
+def test_a_training_that_diverges_is_a_message_and_the_folder_is_free_for_a_lower_rate(find, tmp_path, capsys):
+    assert find("--rounds", "1", "--learning_rate", "1e30") == 1
+    assert "aws-lottery find: the loss is nan in epoch 1" in capsys.readouterr().err
+    assert find("--rounds", "1", "--learning_rate", "0.1") == 0
+    assert json.loads((tmp_path / "a run/options.json").read_text())["learning_rate"] == 0.1
+
+
+def test_a_file_of_options_that_is_not_there_is_a_wrong_option(find, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        find("--config", "nowhere.json")
+    assert "aws-lottery find: error: --config: cannot read 'nowhere.json'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("protocol", "deviation"), [("paper", 0.2673), ("released-code", 0.2023)])
 def test_images_are_normalized_as_the_protocol_of_a_search_or_mask_has_it(protocol, deviation, monkeypatch, tmp_path):
     monkeypatch.setattr("aws_lottery.data.load._folder", lambda cache_dir: tmp_path)
@@ -172,7 +214,7 @@ def test_a_comparison_asks_for_matplotlib_at_its_start_not_at_its_end(monkeypatc
     options = ["compare", str(tmp_path / "search"), "--rounds", "1", "--output_dir", str(tmp_path / "out")]
     assert main(options) == 1
     said = (
-        "aws-lottery compare: plots need matplotlib: pip install 'aws-lottery[plots]', or go without them: --no_plots"
+        "aws-lottery compare: plots need matplotlib: pip install 'aws-lottery[plots]', or go without them: --no-plots"
     )
     assert capsys.readouterr().err.startswith(said)
     assert main([*options, "--no_plots"]) == 1

@@ -71,6 +71,12 @@ def compared(searches, data, tmp_path_factory):
     return comparison(searches, data, folder, transfers=transfers).run(), folder
 
 
+def test_a_comparison_without_plots_draws_none(searches, data, tmp_path):
+    comparison(searches[:1], data, tmp_path, transfers=("signs",), seeds=(1,), barrier_rounds=(), plots=False).run()
+    assert (tmp_path / "table.md").exists()
+    assert not (tmp_path / "plots").exists()
+
+
 def kinds(rows, kind, method, transfer) -> list[tuple]:
     rows = [r for r in rows if (r.kind, r.method) == (kind, method) and r.transfer == transfer]
     return sorted((r.seed, r.data_seed) if kind == "accuracy" else r.seed for r in rows)

@@ -88,8 +88,15 @@ def test_inspect_in_the_browser_shows_no_page_for_a_mask_that_is_not_there(tmp_p
 
 def test_inspect_draws_a_png(sparse, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    assert main(["inspect", str(tmp_path / "mask"), "--png", str(tmp_path / "mask.png")]) == 0
-    assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", str(tmp_path / "mask"), "--png", str(tmp_path / "new/mask.png")]) == 0
+    assert (tmp_path / "new/mask.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_folder_of_a_search_is_answered_with_those_of_its_rounds(sparse, tmp_path, capsys):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "mask").rename(tmp_path / "search/round-01")
+    assert main(["inspect", str(tmp_path / "search")]) == 1
+    assert "; take one of the folders in it: 'round-01'\n" in capsys.readouterr().err
 
 
 def test_a_picture_without_matplotlib_is_refused_before_the_mask_is_looked_for(monkeypatch, capsys):
@@ -175,6 +182,10 @@ def test_weights_of_another_training_are_masked(sparse, tmp_path, capsys):
     for name in mask.prunable:
         assert torch.equal(state[name], dense[name] * (mask[name] != 0))
 
+    (tmp_path / "broken.safetensors").write_text("no weights")
+    arguments = ["export", str(tmp_path / "mask"), str(tmp_path / "out"), "--weights"]
+    assert main([*arguments, str(tmp_path / "broken.safetensors")]) == 1
+    assert f"cannot read '{tmp_path / 'broken.safetensors'}', it is damaged" in capsys.readouterr().err
     safetensors.torch.save_file({"conv.weight": torch.ones(1)}, tmp_path / "other.safetensors")
     arguments = ["export", str(tmp_path / "mask"), "x", "--weights", str(tmp_path / "other.safetensors")]
     assert main(arguments) == 1

@@ -184,6 +184,43 @@ def test_a_search_that_fails_leaves_an_ordinary_model_which_another_search_takes
     assert mask.remaining == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_search_that_fails_before_a_checkpoint_of_its_training_leaves_its_folder_to_other_settings(
+    convnet, data, accelerator, tmp_path
+):
+    options = {"output_dir": tmp_path / "run", "accelerator": accelerator}
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        find_signed_mask(convnet, data, ONE_ROUND, TrainingConfig(batch_size=8, learning_rate=1e30), **options)
+    convnet.apply(lambda layer: layer.reset_parameters() if hasattr(layer, "reset_parameters") else None)
+    mask = find_signed_mask(convnet, data, ONE_ROUND, TrainingConfig(batch_size=4), **options)
+    assert mask.remaining == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(convnet, data, accelerator, tmp_path):
+    message = f"batch_size=99 is more than there is, {len(data)} images: .* take a batch_size of {len(data)} or less"
+    with pytest.raises(ValueError, match=message):
+        find_signed_mask(
+            convnet,
+            data,
+            ONE_ROUND,
+            TrainingConfig(batch_size=99),
+            output_dir=tmp_path / "run",
+            accelerator=accelerator,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lazy_layer_that_has_no_shape_yet_is_an_error_that_says_what_to_do():
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+    mask = SignedMask({"0.weight": torch.ones(4, 3, dtype=torch.int8)})
+    for refuse in (lambda: AWSPruner(lazy, ONE_ROUND), lambda: mask.apply_(lazy)):
+        with pytest.raises(
+            ValueError, match=r"0\.weight: a lazy layer that has no shape yet; call the model on a batch"
+        ):
+            refuse()
+    lazy(torch.ones(1, 3))
+    assert AWSPruner(lazy, ONE_ROUND).partition.prunable == ("0.weight",)
+
+
 @pytest.mark.parametrize(("processes", "split", "warnings"), [(2, False, 1), (2, True, 0), (1, False, 0)])
 def test_several_processes_that_take_whole_batches_each_are_told_so(processes, split, warnings, caplog):
     settings = {"num_processes": processes, "split_batches": split, "parallelism_config": None}

@@ -39,6 +39,24 @@ def test_without_a_linear_layer_the_last_convolution_is_the_classifier():
     assert sort(model).classifier == "1"
 
 
+def test_a_model_that_is_a_layer_itself_has_no_classifier():
+    assert sort(nn.Linear(4, 2)).classifier is None
+    assert sort(nn.Linear(4, 2)).prunable == ("weight",)
+
+
+def test_a_model_with_nothing_to_prune_is_told_what_it_has_and_what_would_be_pruned():
+    with pytest.raises(ValueError, match=r"this GRU: none of its parameters \('weight_ih_l0', .*\) is of kind conv or"):
+        sort(nn.GRU(2, 2))
+    with pytest.raises(
+        ValueError, match=r"this ReLU: none of its parameters \(it has none\) is of kind conv or linear"
+    ):
+        sort(nn.ReLU())
+    with pytest.raises(
+        ValueError, match=r"linear, without the classifier '1', without exclude=\['0'\]\. include= names"
+    ):
+        sort(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), exclude=("0",))
+
+
 @pytest.mark.parametrize("pattern", ["3", "3.weight", "[3]*", "?.weight"])
 def test_exclude_takes_names_and_globs_of_modules_and_parameters(convnet, pattern):
     if pattern == "?.weight":

@@ -471,7 +471,8 @@ def test_a_pruner_tells_what_it_prunes(convnet, capsys):
     pruner.print_prunable_parameters()
     assert capsys.readouterr().out == f"{pruner}\n"
     assert str(pruner).splitlines() == [
-        "AWSPruner of Sequential (aws, paper): 1 of 792 prunable weights remaining, 1 of all 1,988 parameters",
+        "AWSPruner of Sequential (aws, paper): "
+        "1.0000 of 792 prunable weights remaining, 1.0000 of all 1,988 parameters",
         "prunable               792 in 2 tensors: conv 792",
         "signed only          1,164 in 3 tensors: vector 8, classifier 7 1,156",
         "psi                     32 in 4 tensors: normalization 32",

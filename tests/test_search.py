@@ -198,7 +198,7 @@ def test_a_finished_search_is_only_read_again(whole):
 
 
 def test_other_settings_are_refused_with_the_differences(whole):
-    with pytest.raises(CheckpointError, match=r"training: .*0\.1.* there, .*0\.2.* now"):
+    with pytest.raises(CheckpointError, match=r"training.learning_rate: 0\.1 there, 0\.2 now"):
         search(whole[1], training=TrainingConfig(batch_size=8, max_grad_norm=1.0, learning_rate=0.2))
     with pytest.raises(CheckpointError, match="holds a run already"):
         search(whole[1], resume=False)

@@ -579,6 +579,13 @@ def mask():
     return SignedMask.from_model(model)
 
 
+def test_held_mask_takes_the_folder_of_a_mask_and_refuses_what_is_none(tmp_path, mask):
+    mask.save_pretrained(tmp_path)
+    assert HeldMask(tmp_path).mask == mask
+    with pytest.raises(TypeError, match="expected a SignedMask, its folder or its id on the Hub, got dict"):
+        HeldMask(dict(mask))
+
+
 def test_held_mask_starts_from_the_signs_and_keeps_the_zeros(tmp_path, mask):
     init, model = net(), net()
     trainer(model, tmp_path, HeldMask(mask), learning_rate=0.0).train()

@@ -20,6 +20,7 @@ from .parameters.partition import partition
 from .parameters.unwrap import class_name, clean_name, modules_of, parameters_of, state_of, unwrap
 from .sharding import is_sharded
 from .starting import history_of, starting_masks, warn_of_trained_norm
+from .summaries import share_text
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,8 @@ class SearchedModel:
         text = f"{prunable:,} prunable weights of {total:,} parameters, sharded"  # all processes would have to count
         if not any(map(is_sharded, self.masks.values())):
             share = 1 - prunable * (1 - self.remaining) / total
-            text = f"{self.remaining:.4g} of {prunable:,} prunable weights remaining, "
-            text += f"{share:.4g} of all {total:,} parameters"
+            text = f"{share_text(self.remaining)} of {prunable:,} prunable weights remaining, "
+            text += f"{share_text(share)} of all {total:,} parameters"
         return f"{what}: {text}\n{self.partition}"
 
     def print_prunable_parameters(self) -> None:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .criteria import Score, magnitude
 from .radix_select import keep, select
@@ -232,7 +233,9 @@ def check_shapes(some: Tensors, reference: Tensors, what: str) -> None:
 
 
 def check_initialized(theta: Tensors) -> None:
-    """Raises ValueError that names the first tensor without values, on the meta device."""
+    """Raises ValueError that names the first tensor without values: on the meta device, or of a lazy layer."""
+    if lazy := [name for name, value in theta.items() if is_lazy(value)]:
+        raise ValueError(f"{lazy[0]}: a lazy layer that has no shape yet; call the model on a batch first")
     if empty := [name for name, value in theta.items() if value.is_meta]:
         raise ValueError(f"{empty[0]}: on the meta device; initialize the model first (to_empty, then its init)")
 
@@ -248,7 +251,7 @@ def check_floating(theta: Tensors) -> None:
 
 
 def check_finite(theta: Tensors) -> None:
-    """Raises ValueError that names the tensors with NaN or infinite values, or without any (on the meta device)."""
+    """Raises ValueError that names the tensors with NaN or infinite values, or as `check_initialized`."""
     check_initialized(theta)
     if bad := _marked(theta, lambda value: not _is_finite(value)):
         raise ValueError(

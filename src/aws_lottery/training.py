@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from .data import Images, ImageSplit, batches
-from .data.batches import shared
+from .data.batches import check_batch_size, shared
 from .evaluation import logits
 from .fsdp import prepared
 from .no_trace import leaving_no_trace
@@ -259,7 +259,11 @@ def _train_epoch(training: Training, loader: DataLoader, on_step: Callable[[Trai
 def steps_an_epoch(
     data: Images | ImageSplit, config: TrainingConfig, accelerator: "Accelerator", *, partial_batches: bool = False
 ) -> int:
-    """Optimizer steps in an epoch of `train`, of all processes together; batches left over at its end make one, too."""
+    """Optimizer steps in an epoch of `train`, of all processes together; batches left over at its end make one, too.
+
+    Raises: ValueError if there would be none, as a batch is larger than the data.
+    """
+    check_batch_size(len(data), config.batch_size, partial_batch=partial_batches, filled_up=True)
     count = math.ceil if partial_batches else math.floor
     at_once = 1 if accelerator.split_batches else _batches_at_once(accelerator)
     batches_of_each = count(count(len(data) / config.batch_size) / at_once)

@@ -33,9 +33,11 @@ from .options import (
     settings_for,
     settings_in_common,
     training_options,
-    write_options,
+    written_options,
 )
-from .parser import CommandParser, chosen
+from .parser import CommandParser, chosen, given_options
+
+OF_REPORT = ("plots",)
 
 
 def parser(argv: Sequence[str] | None) -> CommandParser:
@@ -72,15 +74,15 @@ def comparison_parser(description: str | None, argv: Sequence[str] | None) -> Co
         metavar="N",
         help="of --rounds: barriers to the solution and against SGD noise; each start trains twice",
     )
-    group.add_argument("--no_plots", action="store_true", help="write no plots, so that matplotlib is not needed")
+    parser.add_parameters("what is written", Comparison, OF_REPORT)
     recipe_option(parser)
     training_options(parser, defaults.final)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    if not args.no_plots:
-        require_matplotlib("--no_plots")
+    if args.plots is not False:
+        require_matplotlib("--no-plots")
     args.output_dir = args.output_dir or f"{args.searches[0]}-compared"
     first = SearchRound(Path(args.searches[0]), args.rounds[0])
     name = network_name(args, first.architecture, args.searches[0])
@@ -99,9 +101,10 @@ def run(args: argparse.Namespace) -> None:
         seeds=args.seeds,
         barrier_rounds=args.barrier_rounds,
         own_training=own_training(args),
+        **given_options(args, OF_REPORT),
     )
     used = settings_in_common([config, *comparison.trainings.own_training.values()])
-    write_options(args, {"model": name, **used}, accelerator)
-    comparison.run()
+    with written_options(args, {"model": name, **used}, accelerator):
+        comparison.run()
     accelerator.print((comparison.folder / TABLE_FILE).read_text())
     accelerator.end_training()

@@ -29,7 +29,7 @@ from ..formats.csr import to_csr
 from ..formats.onnx import require_onnx, to_onnx
 from ..formats.torch_prune import pruned_state_dict
 from ..mask import SignedMask
-from ..mask_file.sparse_weights import load_weights
+from ..mask_file.sparse_weights import load_state_file, load_weights
 from ..models import ARCHITECTURES, create_model, options_under
 from .options import network_name
 from .parser import CommandParser, choice
@@ -64,7 +64,7 @@ def _weights(mask: SignedMask, args: argparse.Namespace) -> dict[str, Tensor]:
     """theta * m, with buffers. Raises: FileNotFoundError; ValueError if they are not of the mask's network."""
     if args.weights is None:
         return load_weights(args.mask, mask)
-    weights = safetensors.torch.load_file(args.weights)
+    weights = load_state_file(args.weights)
     for name, shape in mask.shapes.items():
         if name not in weights or weights[name].shape != shape:
             found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"

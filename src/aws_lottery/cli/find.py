@@ -12,6 +12,7 @@ Examples:
 """
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,7 +38,7 @@ from .options import (
     recipe_option,
     settings_for,
     training_options,
-    write_options,
+    written_options,
 )
 from .parser import CommandParser, chosen, given_options
 from .starting import start_of, starting_options
@@ -105,28 +106,31 @@ def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     partial_batches = PROTOCOLS[config.protocol].partial_batches
     steps = steps_an_epoch(data.train, training, accelerator, partial_batches=partial_batches)
     accelerator.print(_cost(model, config, training.batch_size, steps, remaining))
-    write_options(args, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator)
-    mask = find_signed_mask(
-        model,
-        data.train,
-        config,
-        training,
-        output_dir=folder,
-        accelerator=accelerator,
-        test_data=data.test,
-        seed=args.seed,
-        about={
-            "dataset": data.name if Path(args.dataset or "").exists() else args.dataset,  # not a path of this machine
-            "task": "image-classification",
-            "command": command_line(),
-            "model_code": model_code(model_name, data.num_classes, data.image_size, **network_options),
-        },
-        solution_epochs=args.solution_epochs,
-        **start,
-    )
+    with written_options(args, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator):
+        mask = find_signed_mask(
+            model,
+            data.train,
+            config,
+            training,
+            output_dir=folder,
+            accelerator=accelerator,
+            test_data=data.test,
+            seed=args.seed,
+            about={
+                "dataset": data.name
+                if Path(args.dataset or "").exists()
+                else args.dataset,  # not a path of this machine
+                "task": "image-classification",
+                "command": command_line(),
+                "model_code": model_code(model_name, data.num_classes, data.image_size, **network_options),
+            },
+            solution_epochs=args.solution_epochs,
+            **start,
+        )
     accelerator.print(f"{mask!r}\nThe mask of every round is in {folder}. Next, for one of them:")
-    on = "--smoke" if args.smoke else f"--dataset {args.dataset}"
-    accelerator.print(f"  aws-lottery train {round_folder(folder, config.rounds or 0)} {on}")
+    on = ["--smoke"] if args.smoke else ["--dataset", args.dataset]
+    command = ["aws-lottery", "train", str(round_folder(folder, config.rounds or 0)), *on]
+    accelerator.print(f"  {shlex.join(command)}")
     if args.push_to_hub and accelerator.is_main_process:
         mask.push_to_hub(args.push_to_hub)
     accelerator.end_training()

@@ -53,9 +53,17 @@ def _run(name: str, argv: Sequence[str]) -> int:
         command.run(args)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get(DEBUG):
+    except Exception as error:
+        if os.environ.get(DEBUG) or not isinstance(error, _errors_to_tell()):
             raise
         print(f"{parser.prog}: {error}\n(set {DEBUG}=1 to see the traceback)", file=sys.stderr)
         return 1
     return 0
+
+
+def _errors_to_tell() -> tuple[type[Exception], ...]:
+    """Errors whose message says what to do: wrong input, a folder in use or of another run, a loss that is NaN."""
+    from ..runs.checkpoint import CheckpointError
+    from ..runs.lock import Busy
+
+    return (ValueError, OSError, ModuleNotFoundError, FloatingPointError, CheckpointError, Busy)

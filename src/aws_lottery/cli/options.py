@@ -5,6 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
 from ..models import ARCHITECTURES, fresh_network, options_under
 from ..paper import OF_METHOD, RECIPES, Settings
-from ..processes import together, warn_if_alone
+from ..processes import any_process, together, warn_if_alone
+from ..runs.checkpoint import SETTINGS_FILE
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from .logs import start_logging
 from .parser import OPTIONS_FILE, CommandParser, choice, given_options, options_text
@@ -122,7 +124,7 @@ def settings_in_common(configs: Sequence[TrainingConfig]) -> dict[str, Any]:
 def adjusted(config: TrainingConfig, args: argparse.Namespace) -> TrainingConfig:
     """The paper's configuration with the changes that the command line asks for."""
     smoke = {"batch_size": 8} if args.smoke else {}
-    return replace(config, **smoke, **given_options(args, TRAINING))
+    return replace(config, **{**smoke, **given_options(args, TRAINING)})
 
 
 def accelerator_for(args: argparse.Namespace, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -163,11 +165,25 @@ def _trackers(names: Sequence[str]) -> list[Any]:
     return wanted
 
 
-def write_options(args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
-    """Write OPTIONS_FILE to the output folder; `used` has the values of the options that were not given."""
+@contextmanager
+def written_options(args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> Iterator[None]:
+    """Write OPTIONS_FILE to the output folder of the run in this block; `used` has the values of options not given.
+
+    In the folder of an earlier run, whose options it has, it is written at the end of the block: this run may be
+    refused, or go on for more rounds.
+    """
+    folder = Path(args.output_dir)
+    is_new = not any_process((folder / SETTINGS_FILE).exists(), accelerator)
+    if is_new:
+        _write_options(folder, args, used, accelerator)
+    yield
+    if not is_new:
+        _write_options(folder, args, used, accelerator)
+
+
+def _write_options(folder: Path, args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
     with together(accelerator):
         if accelerator.is_main_process:
-            folder = Path(args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             replace_file(folder / OPTIONS_FILE, options_text(args, used).encode())
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -123,10 +124,17 @@ def given_options(options: argparse.Namespace, names: Iterable[str]) -> dict[str
 
 
 def chosen(argv: Sequence[str] | None, name: str) -> str | None:
-    """The value of one option on the command line or in its --config, before there is a parser for all options."""
+    """The value of one option on the command line or in its --config, before there is a parser for all options.
+
+    A --config that can't be read has none: `parse_args` tells its error.
+    """
     argv = [_with_underscores(token) for token in (sys.argv[1:] if argv is None else argv)]
     value = _scan(argv, f"--{name}")
-    return config_of(argv).get(name) if value is None else value
+    if value is not None:
+        return value
+    with suppress(ValueError):
+        return config_of(argv).get(name)
+    return None
 
 
 def config_of(argv: Sequence[str]) -> dict[str, Any]:
@@ -162,9 +170,12 @@ def _scan(argv: Sequence[str], option: str) -> str | None:
 
 
 def _with_underscores(token: str) -> str:
+    """`--batch_size` of `--batch-size`; `--no-plots`, as argparse has a switch, also of `--no_plots`."""
     option, equals, value = token.partition("=")
-    start = next((start for start in ("--no-", "--") if option.startswith(start)), None)
-    return token if start is None else f"{start}{option.removeprefix(start).replace('-', '_')}{equals}{value}"
+    if not option.startswith("--"):
+        return token
+    name = option.removeprefix("--").replace("-", "_")
+    return f"--no-{name.removeprefix('no_')}{equals}{value}" if name.startswith("no_") else f"--{name}{equals}{value}"
 
 
 def _as_argument(annotation: Any, choices: Iterable[str] | None) -> dict[str, Any]:

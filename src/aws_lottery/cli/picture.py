@@ -44,4 +44,5 @@ def draw(mask: SignedMask, path: str | Path, title: str) -> None:
     for panel in panels:
         panel.set_axis_off()
     figure.suptitle(title, fontsize=9)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")

@@ -33,7 +33,7 @@ from .options import (
     recipe_option,
     settings_for,
     training_options,
-    write_options,
+    written_options,
 )
 from .parser import CommandParser, choice, chosen
 
@@ -80,22 +80,22 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, args: argpa
     accelerator = accelerator_for(args, {"training": asdict(config)})
     protocol = mask.config.protocol if mask.config else "paper"
     data = data_for(args, accelerator, protocol)
-    write_options(args, {"model": name, **asdict(config)}, accelerator)
     model = fresh_networks(args, name, data, protocol)(args.seed)
     transfer = TRANSFERS[args.transfer]
     weights = solution_weights(args.mask, mask) if transfer.needs_weights else None
     transfer_(model, transfer, mask, weights=weights, seed=args.seed)
     identity = {key: getattr(args, key) for key in ("mask", "revision", "transfer", "seed")}
     identity |= {"model": name, "remaining": mask.remaining, "remaining_total": mask.remaining_total}
-    result = final_training(
-        model,
-        data,
-        config,
-        output_dir=args.output_dir,
-        accelerator=accelerator,
-        identity=identity,
-        seed=args.data_seed,
-        protocol=PROTOCOLS[protocol],
-    )
+    with written_options(args, {"model": name, **asdict(config)}, accelerator):
+        result = final_training(
+            model,
+            data,
+            config,
+            output_dir=args.output_dir,
+            accelerator=accelerator,
+            identity=identity,
+            seed=args.data_seed,
+            protocol=PROTOCOLS[protocol],
+        )
     accelerator.print(f"{args.output_dir}: {json.dumps(result, indent=2)}")
     accelerator.end_training()

@@ -32,7 +32,7 @@ from .options import (
     settings_for,
     settings_in_common,
     training_options,
-    write_options,
+    written_options,
 )
 from .parser import CommandParser, chosen, given_options
 
@@ -73,17 +73,17 @@ def run(args: argparse.Namespace) -> None:
     data = data_for(args, accelerator, protocol)
     own = own_training(args)
     used = settings_in_common([config, own.get(mask.config.method, config) if mask.config else config])
-    write_options(args, {"model": name, **used}, accelerator)
-    verdict = verify(
-        args.mask if is_folder(args.mask) else mask,
-        fresh_networks(args, name, data, protocol),
-        data,
-        config,
-        output_dir=args.output_dir,
-        seeds=range(args.seed + 1, args.seed + args.seeds + 1),
-        accelerator=accelerator,
-        own_training=own,
-        **given_options(args, (*OF_CLAIMS, *OF_REPORT, "weights")),
-    )
+    with written_options(args, {"model": name, **used}, accelerator):
+        verdict = verify(
+            args.mask if is_folder(args.mask) else mask,
+            fresh_networks(args, name, data, protocol),
+            data,
+            config,
+            output_dir=args.output_dir,
+            seeds=range(args.seed + 1, args.seed + args.seeds + 1),
+            accelerator=accelerator,
+            own_training=own,
+            **given_options(args, (*OF_CLAIMS, *OF_REPORT, "weights")),
+        )
     accelerator.print(verdict)
     accelerator.end_training()

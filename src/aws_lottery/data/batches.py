@@ -65,7 +65,7 @@ def batches(
         raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}")
     shuffle = seed is not None
     if shuffle:
-        _check(len(data), batch_size, partial_batch, filled_up)
+        check_batch_size(len(data), batch_size, partial_batch=partial_batch, filled_up=filled_up)
     drop_last = shuffle and not partial_batch
     if isinstance(data, ImageSplit):
         order = SeededOrder(len(data), seed=seed, draws=data.augmentation.draws)
@@ -94,9 +94,13 @@ def shared(loader: DataLoader, accelerator: "Accelerator") -> Iterator[DataLoade
         accelerator._dataloaders[:] = [other for other in accelerator._dataloaders if other is not prepared]
 
 
-def _check(images: int, batch_size: int, partial_batch: bool, filled_up: bool) -> None:
+def check_batch_size(images: int, batch_size: int, *, partial_batch: bool = False, filled_up: bool = False) -> None:
+    """Raises ValueError if there is no batch to train on, or if one has a single image; arguments as in `batches`."""
     if not partial_batch and images < batch_size:
-        raise ValueError(f"batch_size={batch_size} is more than there is, {images} images: no batch would be full")
+        raise ValueError(
+            f"batch_size={batch_size} is more than there is, {images} images: no batch would be full; "
+            f"take a batch_size of {images} or less"
+        )
     if partial_batch and not filled_up and images % batch_size == 1:
         raise ValueError(
             f"{images} images in batches of {batch_size} leave 1 for the last batch of an epoch, which is trained on "

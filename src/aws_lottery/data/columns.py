@@ -9,6 +9,10 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "fine_label")
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "validation", "valid", "val")
+OF_LABELS = (
+    "; strings become labels by dataset.class_encode_column(...), "
+    "a folder of images has them if it has a folder for each of two or more classes (train/cat/1.png)"
+)
 
 
 def image_column(features: "Features", name: str | None = None) -> str:
@@ -43,7 +47,7 @@ def _choose(what: str, name: str | None, fitting: list[str], usual: tuple[str, .
         return chosen[0]
     problem = f"'{name}' won't do" if name else "none stands out" if fitting else "none found"
     columns = ", ".join(f"{column}: {_describe(feature)}" for column, feature in features.items())
-    hint = "; strings become labels by dataset.class_encode_column(...)" if what == "label" else ""
+    hint = OF_LABELS if what == "label" else ""
     raise ValueError(f"load_data: {what} column: {problem} among {columns}; give {what}={hint}")
 
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 def open_parts(source: "Source", options: dict[str, Any]) -> tuple[str, "DatasetDict"]:
     """Name of the data set, and its splits.
 
-    Raises: ValueError for what streams, whose rows can't be shuffled.
+    Raises: ValueError for what streams, whose rows can't be shuffled; FileNotFoundError for a path that is not there.
     """
     import datasets
 
     if isinstance(source, str | os.PathLike):
+        _check_source(source)
         parts, name = datasets.load_dataset(os.fspath(source), **options), Path(source).name
     else:
         parts, name = source, None
@@ -32,6 +33,20 @@ def open_parts(source: "Source", options: dict[str, Any]) -> tuple[str, "Dataset
         raise ValueError("load_data: the data set has no splits")
     first = next(iter(parts.values()))
     return name or first.info.dataset_name or "images", parts
+
+
+def _check_source(source: "str | os.PathLike[str]") -> None:
+    """Of a path that is not there, load_dataset says that the Hub can't be reached."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if Path(source).exists():
+        return
+    try:
+        validate_repo_id(os.fspath(source))
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"load_data: no folder '{source}'; give a folder of images or of parquet files, or an id on the Hub"
+        ) from error
 
 
 def choose_rows(

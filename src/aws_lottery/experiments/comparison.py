@@ -44,6 +44,7 @@ class Comparison:
             without a search here may be in it.
         at_once: how many trainings share their steps (`train_many`), where they can, as those of perceptrons can; 1:
             none. Results then differ within what rounding becomes over a training.
+        plots: whether to draw; takes matplotlib.
 
     Raises:
         ValueError: For an unknown transfer, a round that a search does not have, two searches by one method, or
@@ -74,9 +75,10 @@ class Comparison:
         barrier_seeds: Sequence[int] | None = None,
         own_training: Mapping[str, TrainingConfig] = MappingProxyType({}),
         at_once: int = 1,
+        plots: bool = True,
     ):
         self.searches = [Path(folder) for folder in searches]
-        self.folder, self.accelerator = Path(output_dir), accelerator
+        self.folder, self.accelerator, self.plots = Path(output_dir), accelerator, plots
         self.plan = Plan(
             rounds=[SearchRound(search, index) for index in rounds for search in self.searches],
             transfers=tuple(transfers),
@@ -115,7 +117,7 @@ class Comparison:
         with together(self.accelerator):
             if self.accelerator.is_main_process:
                 try:
-                    write_report(self.folder, rows, self.plan.rounds)
+                    write_report(self.folder, rows, self.plan.rounds, plots=self.plots)
                 except ModuleNotFoundError as error:  # an extra
                     self.accelerator.print(f"no plots: {error}")
         return rows

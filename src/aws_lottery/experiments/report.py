@@ -14,8 +14,9 @@ from .tables import results_for_card, table
 ROWS_FILE, TABLE_FILE = "results.jsonl", "table.md"
 
 
-def write_report(folder: Path, rows: Sequence[Row], rounds: Sequence[SearchRound]) -> None:
-    """Write all of it to `folder`. Runs that have shared the work, and are done together, do so one after the other.
+def write_report(folder: Path, rows: Sequence[Row], rounds: Sequence[SearchRound], *, plots: bool) -> None:
+    """Write all of it to `folder`, without figures where `plots` is False. Runs that have shared the work, and are done
+    together, do so one after the other.
 
     Raises: ModuleNotFoundError, after the rest is written, if there is no matplotlib for the figures.
     """
@@ -27,4 +28,5 @@ def write_report(folder: Path, rows: Sequence[Row], rounds: Sequence[SearchRound
             mask.results = tuple(results_for_card(rows, search_round.method, search_round.round))
             if mask.results:
                 mask.save_pretrained(folder / "masks" / search_round.name)
-        draw(rows, folder / "plots")
+        if plots:
+            draw(rows, folder / "plots")

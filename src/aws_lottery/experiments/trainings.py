@@ -20,6 +20,7 @@ from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
 from ..runs.lock import Busy, do_all, locked, written_once
 from ..strict_json import read_file
 from ..train_many import not_joined, train_many
+from ..training import steps_an_epoch
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
 from .jobs import Job, JobLine, LoneMask, SearchRound
@@ -63,7 +64,14 @@ class Trainings:
         return Measure(self.data, self.training.batch_size, PROTOCOLS[self.protocol].recalibrate, self.accelerator)
 
     def claim(self, **settings: object) -> None:
-        """Make the folder the home of these trainings and of no others. Raises: CheckpointError if it is of others."""
+        """Make the folder the home of these trainings and of no others.
+
+        Raises: CheckpointError if it is of others; ValueError if a batch is larger than the data.
+        """
+        for config in (self.training, *self.own_training.values()):
+            steps_an_epoch(
+                self.data.train, config, self.accelerator, partial_batches=PROTOCOLS[self.protocol].partial_batches
+            )
         settings = {
             "training": asdict(self.training),
             "dataset": self.data.name,

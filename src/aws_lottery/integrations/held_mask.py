@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..fsdp import check_shardable
-from ..mask import SignedMask
 from ..parameters.hold import Hold
 from ..parameters.unwrap import parameters_of, unwrap
 from ..processes import refuse_sharding, share_buffers_, together, warn_if_whole
 from ..sharding import local
+from ..starting import MaskSource, as_mask
 from .calibration import recalibrate_on, settle_statistics_
 from .checkpoints import load_renamed_, resumed_folders
 
@@ -34,16 +34,19 @@ class HeldMask(TrainerCallback):
         >>> Trainer(fresh, arguments, train_dataset=data, callbacks=[HeldMask(mask)]).train()  # doctest: +SKIP
     """
 
-    def __init__(self, mask: SignedMask, *, apply: bool = True, **matching: Any):
+    def __init__(self, mask: MaskSource, *, apply: bool = True, **matching: Any):
         """For one `train()`, or several on models of the same kind.
 
         Args:
-            mask: what the model is held to.
+            mask: what the model is held to, or its folder or its id on the Hub.
             apply: False keeps the weights that survive as they are: for a solution, which starts from weights of its
                 search.
             matching: `exclude`, `names` and `match`, as `SignedMask.apply_` takes them.
+
+        Raises:
+            TypeError: For what is none of these; as `SignedMask.from_pretrained` for a mask that can't be read.
         """
-        self.mask, self.apply, self.matching = mask, apply, matching
+        self.mask, self.apply, self.matching = as_mask(mask), apply, matching
         self._hold: Hold | None = None
 
     def on_init_end(

@@ -19,6 +19,7 @@ from .. import __version__
 from ..atomic import remove_leftovers, replace_file
 from ..config import SignedMaskConfig
 from ..strict_json import CHECKSUM, read_object, to_json, with_checksum, without_checksum
+from ..summaries import some_text
 from . import packing
 from .packed_signs import count, entries_of, remaining_of
 from .provenance import Provenance, Result
@@ -99,7 +100,9 @@ def read(folder: Path, *, max_parameters: int | None = None) -> dict[str, Any]:
     staged = any(folder.glob(_staged(folder, "*").name))
     for name, there in ((CONFIG_FILE, False), (MASK_FILE, staged)):
         if not there and not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in '{folder}'; it should be a folder that save_pretrained wrote")
+            inside = some_text(repr(path.parent.name) for path in sorted(folder.glob(f"*/{CONFIG_FILE}")))
+            wanted = f"take one of the folders in it: {inside}" if inside else "it should be one"
+            raise FileNotFoundError(f"no {name} in '{folder}', so it is no folder that save_pretrained wrote; {wanted}")
     for _ in range(ATTEMPTS):
         text = _config_text(folder / CONFIG_FILE)
         with _reading(folder / CONFIG_FILE):

@@ -19,12 +19,14 @@ def find_classifier(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple
 
     Args:
         modules: name -> module of `model`.
-    Returns: None for the name if there is no layer to choose; None for the doubt if there is none.
+    Returns: None for the name if there is no layer to choose, or the model is a layer itself; None for the doubt if
+        there is none.
     """
-    layers = {name: module for name, module in modules.items() if layer_kind(module) in ("linear", "conv")}
+    kinds = ("linear", "conv")
+    layers = {name: module for name, module in modules.items() if name and layer_kind(module) in kinds}  # not the model
     if known := _by_itself(model, modules) or _by_labels(model, layers):
         return known, None
-    for kind in ("linear", "conv"):
+    for kind in kinds:
         if candidates := [name for name, module in layers.items() if layer_kind(module) == kind]:
             return candidates[-1], _doubt(model, candidates[-1], layers)
     return None, None

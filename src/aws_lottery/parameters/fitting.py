@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sharding import as_laid_out
-from ..signs import check_finite
+from ..signs import check_finite, check_initialized
 from .checkpoint_names import checkpoint_names
 from .matching import Names, match
 from .partition import norm_parameters
@@ -30,6 +30,7 @@ def fit(
     model = unwrap(model)
     parameters, norms = parameters_of(model), norm_parameters(model)
     try:
+        check_initialized(parameters)
         if by == "structure" and not mask.signed:
             raise ValueError("match='structure' needs the signed mask: this one does not tell what it leaves out")
         places = match(

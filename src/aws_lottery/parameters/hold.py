@@ -244,7 +244,8 @@ class Hold:
 
     def _after_load(self, model: nn.Module, keys: object) -> None:
         hooks = [hook for module in model.modules() for hook in self._load_hooks(module).values()]
-        _tell("a state was loaded into a held model", sum(hook.revived for hook in hooks))
+        if revived := sum(hook.revived for hook in hooks):
+            _tell("a state was loaded into a held model", revived)
         for hook in hooks:
             hook.revived = 0
         self.follow()  # the tensors are others after load_state_dict(assign=True)

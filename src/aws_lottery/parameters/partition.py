@@ -172,9 +172,11 @@ def _check(parts: Partition, every: dict[str, nn.Parameter], config: SignedMaskC
                 )
     if not parts.prunable:
         frozen = f" {len(parts.frozen)} are frozen: prune_frozen=True prunes them." if parts.frozen else ""
+        spared = "" if parts.classifier is None else f", without the classifier '{parts.classifier}'"
+        spared += f", without exclude={list(config.exclude)}" if config.exclude else ""
         raise ValueError(
-            f"nothing to prune in this {model}: kinds {', '.join(config.prunable)}, less the classifier "
-            f"({parts.classifier}) and {list(config.exclude)}, leave none of its parameters: {_quoted(every)}.{frozen}"
+            f"nothing to prune in this {model}: none of its parameters ({_quoted(every) or 'it has none'}) is of kind "
+            f"{' or '.join(config.prunable)}{spared}.{frozen} include= names weights of other kinds to prune"
         )
 
 

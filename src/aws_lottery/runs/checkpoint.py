@@ -21,8 +21,10 @@ from . import shards
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SETTINGS_FILE = "run.json"
 LAST, PREVIOUS, _NEW = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-new.pt"
 _DIGEST = hashlib.sha256
+NOT_SET = "not set"  # for a setting that only one of two runs has
 
 
 class CheckpointError(RuntimeError):
@@ -153,6 +155,12 @@ def remove(folder: Path, *, keep_last: bool = False) -> None:
     shards.remove(folder, but=[_shards_of(folder / LAST)])
 
 
+def release(folder: Path) -> None:
+    """Leave `folder` to any run: for one that ends before it has anything to go on from."""
+    remove(folder)
+    (folder / SETTINGS_FILE).unlink(missing_ok=True)
+
+
 def claim(
     folder: Path,
     settings: Mapping[str, Any],
@@ -169,7 +177,7 @@ def claim(
         damaged, or if it holds any run and `resume` is False.
     """
     sealed = with_checksum(settings)
-    path = folder / "run.json"
+    path = folder / SETTINGS_FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, (to_json(sealed, indent=2) + "\n").encode())
@@ -179,9 +187,9 @@ def claim(
     theirs = _settings_in(path)
     compared = {*theirs, *sealed} if CHECKSUM in theirs else {*theirs}  # files of before say less
     differences = [
-        f"{key}: {theirs.get(key)!r} there, {sealed.get(key)!r} now"
+        difference
         for key in sorted(compared - {CHECKED, CHECKSUM})
-        if theirs.get(key) != sealed.get(key)
+        for difference in _differences(key, theirs.get(key), sealed.get(key))
     ]
     if differences and may_go_on(without_checksum(theirs), without_checksum(sealed)):
         replace_file(path, (to_json(sealed, indent=2) + "\n").encode())
@@ -190,6 +198,16 @@ def claim(
             f"{folder} holds a run with other settings:\n  " + "\n  ".join(differences) + "\n"
             "Give the same settings to resume it, or take another output folder"
         )
+
+
+def _differences(name: str, there: Any, now: Any) -> list[str]:
+    """A line for each setting that differs, within groups of settings as well."""
+    if there == now:
+        return []
+    if not (isinstance(there, Mapping) and isinstance(now, Mapping)):
+        return [f"{name}: {there!r} there, {now!r} now"]
+    both = [(key, there.get(key, NOT_SET), now.get(key, NOT_SET)) for key in {**there, **now}]
+    return [line for key, *values in both for line in _differences(f"{name}.{key}", *values)]
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

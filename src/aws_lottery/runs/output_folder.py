@@ -30,7 +30,8 @@ class Run:
     """Writes run.json, metrics.jsonl and checkpoint.pt; the same settings in the same folder go on where it was.
 
     To be used in a `with` block, at whose start the checkpoint is loaded if there is one. SIGTERM and SIGINT ask in it
-    for a checkpoint and an orderly end, a second one ends at once; the folder is free again after it.
+    for a checkpoint and an orderly end, a second one ends at once; the folder is free again after it. A run that an
+    error ends before any step is in a checkpoint leaves the folder to other settings, too.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Run:
         self.may_go_on = may_go_on
         self.cost: dict[str, float] = {}  # of the last training that ended
         self.metrics: list[dict[str, Any]] = []
-        self.steps = 0
+        self.steps = self.saved_steps = 0  # in all, and in the last checkpoint
+        self.is_new = False  # whether this process has just made the folder a run's
         self.training: dict[str, Any] | None = None  # the training that was under way
         self.more: Any = None  # what more_state gave
 
@@ -90,6 +92,8 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> None:
+        if kind is not None and self.is_new and not self.saved_steps:
+            checkpoint.release(self.folder)
         self._open.close()
         if kind is None:
             self._end_if_asked("at its end")
@@ -121,6 +125,7 @@ class Run:
             "metrics": self.metrics,
         }
         checkpoint.save(self.folder, state, self.accelerator)
+        self.saved_steps = self.steps
         self.saved_at = time.monotonic()
 
     def remove_checkpoint(self) -> None:
@@ -152,6 +157,7 @@ class Run:
     def _claim(self) -> None:
         for place in (self.folder, *self.folder.glob("round-*")):
             remove_leftovers(place)
+        self.is_new = not (self.folder / checkpoint.SETTINGS_FILE).exists()
         checkpoint.claim(self.folder, self.settings, resume=self.resume, may_go_on=self.may_go_on)
         state = sum(value.nbytes for value in self.model.state_dict().values())
         needed, free = 2 * state, shutil.disk_usage(self.folder).free  # at least: the weights and a moment of them
@@ -165,7 +171,7 @@ class Run:
         if state is None:
             return
         self.steps, self.training, self.more = state["steps"], state["training"], state["more"]
-        self.metrics = state["metrics"]
+        self.metrics, self.saved_steps = state["metrics"], self.steps
         self.model.load_state_dict(state["model"])
         if self.accelerator.is_main_process:
             write_metrics(self.folder, self.metrics)  # without lines of after the checkpoint: they come again

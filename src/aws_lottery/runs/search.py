@@ -1,5 +1,6 @@
 """`find_signed_mask`: a whole search on accelerate, that survives being killed."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from .round_folder import read_round_, round_folder, save_round
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+logger = logging.getLogger(__name__)
 
 OF_FINAL_TRAINING = ("epochs", "schedule", "milestones", "min_learning_rate")  # stages have a constant rate
 
@@ -184,9 +186,11 @@ class Search:
         done = run.more is None or (run.more["stage"] > rounds + bool(self.solution_epochs) and not run.more["begun"])
         if done and any_process((last / WEIGHTS_FILE).exists(), self.accelerator):
             self.pruner.detach()
+            logger.info("this search is done: its mask is read from %s", last)
             with together(self.accelerator):
                 return read_round_(last, self.pruner.model)
         if run.more is not None:
+            logger.info("goes on from the checkpoint in %s, after step %d", run.folder, run.steps)
             self.pruner.load_state_dict(run.more)
             self.so_far = run.more.get("so_far")  # older checkpoints have none
 
