@@ -187,6 +187,14 @@ def test_a_training_that_diverges_is_a_message_and_the_folder_is_free_for_a_lowe
     assert json.loads((tmp_path / "a run/options.json").read_text())["learning_rate"] == 0.1
 
 
+def test_a_final_training_that_diverges_is_an_error_and_its_result_says_so(find, tmp_path, capsys):
+    assert find("--rounds", "1") == 0
+    options = ["--smoke", "--workers", "0", "--learning_rate", "1e30", "--output_dir", "final"]
+    assert main(["train", "a run/round-01", *options]) == 1
+    assert "aws-lottery train: the loss is nan in epoch 1" in capsys.readouterr().err
+    assert json.loads((tmp_path / "final/result.json").read_text())["failed"].startswith("the loss is nan in epoch 1")
+
+
 def test_a_file_of_options_that_is_not_there_is_a_wrong_option(find, capsys):
     with pytest.raises(SystemExit, match="2"):
         find("--config", "nowhere.json")

@@ -175,7 +175,7 @@ def test_rewinding_methods_go_on_too(tmp_path, monkeypatch, method):
 @pytest.mark.parametrize(("protocol", "times"), [("paper", 3), ("released-code", 0)])
 def test_batchnorm_is_re_estimated_where_the_protocol_says_so(tmp_path, monkeypatch, protocol, times):
     calls = []
-    monkeypatch.setattr("aws_lottery.evaluation.recalibrate", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("aws_lottery.evaluation.recalibrate", lambda *arguments, **options: calls.append(arguments))
     search(tmp_path, config=SignedMaskConfig(protocol=protocol, rounds=2, warmup_epochs=1, epochs_per_round=1))
     assert len(calls) == times
 

@@ -99,3 +99,5 @@ def _train_from(mask: SignedMask, name: str, config: TrainingConfig, args: argpa
         )
     accelerator.print(f"{args.output_dir}: {json.dumps(result, indent=2)}")
     accelerator.end_training()
+    if "failed" in result:  # it is kept, as a comparison counts it; for whoever waits for a network it is an error
+        raise FloatingPointError(result["failed"])

@@ -14,7 +14,7 @@ from .tables import results_for_card, table
 ROWS_FILE, TABLE_FILE = "results.jsonl", "table.md"
 
 
-def write_report(folder: Path, rows: Sequence[Row], rounds: Sequence[SearchRound], *, plots: bool) -> None:
+def write_report(folder: Path, rows: Sequence[Row], rounds: Sequence[SearchRound], *, plots: bool = True) -> None:
     """Write all of it to `folder`, without figures where `plots` is False. Runs that have shared the work, and are done
     together, do so one after the other.
 

@@ -104,7 +104,10 @@ def load_state_file(path: str | Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # what torch.load raises for damaged files is of many kinds
-        raise ValueError(f"cannot read '{path}', it is damaged or holds more than tensors: {error!s:.500}") from error
+        raise ValueError(
+            f"cannot read '{path}', it is damaged or holds more than tensors; safetensors, or a state_dict as "
+            "torch.save(model.state_dict(), path) writes it, can be read"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"'{path}' holds no state_dict, as torch.save(model.state_dict(), path) writes it")
     return state
