@@ -2,6 +2,8 @@
 
     python recipes/aws_language_model.py --train train.txt --test test.txt                  # Llama kind
     python recipes/aws_language_model.py --train train.txt --test test.txt --network gpt2 --tokens 0  # on bytes
+    accelerate launch --config_file recipes/launch/fsdp2.yaml --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \\
+        recipes/aws_language_model.py --train train.txt --test test.txt    # trainings sharded over several GPUs
 
 One search by each of --methods (`transformers.Trainer` with WinningSignCallback); then, from the masks of its rounds
 --at, final trainings of fresh initializations: with the signs, with those of the pruned matrices alone, with the mask
@@ -23,19 +25,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from language_model import Text, name_of
-from transformers.trainer_utils import get_last_checkpoint
 
-from aws_lottery import SignedMask, SignedMaskConfig, WinningSignCallback, barrier_between
+from aws_lottery import HeldMask, SignedMask, SignedMaskConfig, WinningSignCallback, barrier_between, detach
 from aws_lottery.atomic import replace_file
 from aws_lottery.experiments.figures import save
 from aws_lottery.experiments.jobs import Job, JobLine, Plan, SearchRound
 from aws_lottery.experiments.losses import Ahead, Loss, LossAnalysis, LossLine, Row, loss_figures, loss_report, loss_row
 from aws_lottery.experiments.results import Origin, Start
 from aws_lottery.experiments.search_statistics import negative_gammas, sign_flips, with_norms_reset
+from aws_lottery.integrations.checkpoints import last_checkpoint
 from aws_lottery.mask_file.sparse_weights import solution_weights
 from aws_lottery.parameters.unwrap import parameters_of
+from aws_lottery.processes import together
 from aws_lottery.runs.checkpoint import claim
 from aws_lottery.runs.lock import written_once
 from aws_lottery.strict_json import to_json
@@ -82,9 +85,8 @@ def search(text: Text, method: str, folder: Path) -> None:
     about = {"dataset": Path(options.train or "made up").name, "task": "text-generation"}
     callback = WinningSignCallback(config, about=about)
     schedule = {"num_train_epochs": callback.epochs, "lr_scheduler_type": "constant_with_warmup"}
-    checkpoint = get_last_checkpoint(str(folder)) if folder.exists() else None
     run = text.trainer(text.fresh(0), folder, callback, seed=0, save_strategy="epoch", **schedule)
-    run.train(resume_from_checkpoint=checkpoint)
+    run.train(resume_from_checkpoint=last_checkpoint(folder))
 
 
 def origin(job: Job) -> Origin:
@@ -93,31 +95,37 @@ def origin(job: Job) -> Origin:
 
 def final_training(text: Text, job: Job, folder: Path) -> Loss:
     """Losses before and after; the trained network is left in `folder`."""
-    model = text.fresh(job.seed)
+    model, callbacks = text.fresh(job.seed), []
     if isinstance(job.source, SearchRound):
         transfer, mask = TRANSFERS[job.transfer], job.source.mask
         weights = solution_weights(job.source.folder, mask) if transfer.needs_weights else None
         transfer_(model, transfer, mask, weights=weights, seed=job.seed)
+        detach(model)  # and hold what accelerate makes of it, from the first backward on
+        callbacks = [HeldMask(transfer.mask(mask, job.seed), apply=False)]
+    before = text.loss(model)
     schedule = {"num_train_epochs": text.options.final_epochs, "lr_scheduler_type": "cosine", "save_strategy": "no"}
-    run = text.trainer(model, folder, seed=job.data_seed, **schedule)
-    before = run.evaluate()["eval_loss"]
+    run = text.trainer(model, folder, *callbacks, seed=job.data_seed, **schedule)
     run.train()
-    model.save_pretrained(folder)
+    gathered = run.accelerator.get_state_dict(run.model_wrapped)  # on the first process, where accelerate shards
+    with together(run.accelerator):
+        if run.is_world_process_zero():
+            model.save_pretrained(folder, state_dict=gathered)
+    trained = type(model).from_pretrained(folder)
     return Loss(
         **asdict(origin(job)),
         transfer=job.transfer,
         seed=job.seed,
         data_seed=job.data_seed,
         before=before,
-        after=run.evaluate()["eval_loss"],
-        signs_kept=signs_kept(model, job.source.mask) if isinstance(job.source, SearchRound) else None,
+        after=text.loss(trained),
+        signs_kept=signs_kept(trained, job.source.mask) if isinstance(job.source, SearchRound) else None,
     )
 
 
 def signs_kept(model: Any, mask: SignedMask) -> float:
     """Share of the survivors that have the sign of the mask."""
     theta = parameters_of(model)
-    same = sum(int((theta[name].detach() * mask[name] > 0).sum()) for name in mask.prunable)
+    same = sum(int((theta[name].detach().cpu() * mask[name] > 0).sum()) for name in mask.prunable)
     return same / sum(int(mask[name].count_nonzero()) for name in mask.prunable)
 
 
@@ -178,8 +186,9 @@ def run(text: Text) -> list[Row]:
     options, rows = text.options, {}
     may_differ = ("seeds", "at", "starts", "output_dir")
     settings = {name: value for name, value in vars(options).items() if name not in may_differ}
-    claim(options.output_dir, settings, resume=True)
     accelerator, measured = Accelerator(cpu=options.smoke), options.output_dir / "measurements"
+    with accelerator.main_process_first():
+        claim(options.output_dir, settings, resume=True)
 
     def folder_of(job: Job) -> Path:
         return options.output_dir / "trainings" / job.name
@@ -206,7 +215,9 @@ def run(text: Text) -> list[Row]:
             once(between.name, line, between, folder_of)
         for search_round in plan.rounds:
             once(f"analysis-{search_round.name}", analysis, search_round)
-        report(list(rows.values()), options)
+        with together(accelerator):
+            if accelerator.is_main_process:
+                report(list(rows.values()), options)
     return list(rows.values())
 
 
@@ -287,7 +298,8 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     run(Text(options))
-    print((options.output_dir / "table.md").read_text())
+    if PartialState().is_main_process:
+        print((options.output_dir / "table.md").read_text())
 
 
 if __name__ == "__main__":

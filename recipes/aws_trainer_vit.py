@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
-from transformers.trainer_utils import get_last_checkpoint
 
 from aws_lottery import HeldMask, SignedMask, SignedMaskConfig, WinningSignCallback
 from aws_lottery.data import digit_images
+from aws_lottery.integrations.checkpoints import last_checkpoint
 from aws_lottery.mask_file.sparse_weights import load_weights
 from aws_lottery.summaries import markdown_table, mean_std_text
 
@@ -82,8 +82,8 @@ def search(config: SignedMaskConfig, folder: Path) -> None:
     if not (folder / f"round-{config.rounds:02}" / "weights.safetensors").exists():
         callback = WinningSignCallback(config, about={"dataset": "scikit-learn digits", "task": "image-classification"})
         arguments = {"lr_scheduler_type": "constant", "save_strategy": "epoch", "num_train_epochs": config.epochs}
-        checkpoint = get_last_checkpoint(str(folder)) if folder.exists() else None
-        trainer(fresh_vit(0), folder, callback, **arguments).train(resume_from_checkpoint=checkpoint)
+        run = trainer(fresh_vit(0), folder, callback, **arguments)
+        run.train(resume_from_checkpoint=last_checkpoint(folder))
 
 
 def final_training(condition: str, last_round: Path, seed: int, epochs: int, output_dir: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from aws_lottery import AWSPruner, HeldMask, SignedMask, SignedMaskConfig, WinningSignCallback, recalibrate
-from aws_lottery.integrations.checkpoints import STATE_FILE
+from aws_lottery.integrations.checkpoints import STATE_FILE, last_checkpoint
 from aws_lottery.mask_file.sparse_weights import load_weights
 from aws_lottery.parameters import norm_interpolation
 
@@ -418,6 +418,16 @@ def test_a_checkpoint_that_was_moved_is_found_where_the_arguments_say(tmp_path):
         search(net(), tmp_path / "new", resume=str(moved), **options)
     told = {"resume_from_checkpoint": str(moved), **options}
     assert search(net(seed=7), tmp_path / "new", resume=str(moved), **told) == expected
+
+
+def test_a_checkpoint_that_was_being_written_is_not_the_last_one(tmp_path):
+    assert last_checkpoint(tmp_path / "missing") is None
+    whole = ["trainer_state.json", STATE_FILE]
+    for step, files in {9: whole, 10: whole, 11: [STATE_FILE], 12: ["trainer_state.json"], 13: []}.items():
+        (folder := tmp_path / f"checkpoint-{step}").mkdir()
+        for file in files:
+            (folder / file).touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_the_masks_of_another_search_are_not_taken_for_this_ones(tmp_path):

@@ -37,6 +37,18 @@ def resumed_folders(args: TrainingArguments, state: TrainerState) -> list[Path]:
     return [*([Path(named)] if isinstance(named, str) else []), checkpoint_folder(args, state)]
 
 
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint of a search in `folder` that is whole: what `resume_from_checkpoint=` takes; None: none is.
+
+    The Trainer writes a checkpoint in place, and if it is killed in that, `resume_from_checkpoint=True` takes the part
+    that is there and fails. Its own state, or that of the search, comes last.
+    """
+    written = (path.parent for path in folder.glob(f"checkpoint-*/{STATE_FILE}"))
+    whole = [path for path in written if (path / "trainer_state.json").is_file()]
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return newest and str(newest)
+
+
 def save_search(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a search beside the Trainer's files; its `search` and `step` identify it."""
     buffer = io.BytesIO()
