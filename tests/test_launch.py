@@ -1,5 +1,6 @@
 """Command lines that users give to `accelerate launch`, on CPUs: tests/fsdp_on_cpu says what makes accelerate shard."""
 
+import json
 import os
 import signal
 import socket
@@ -150,23 +151,60 @@ def test_two_nodes_search_in_a_folder_that_they_share_and_refuse_one_that_they_d
     assert same_as_whole(folder, TO_CUT)
 
 
+BY_LAYER = ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+
+
+def cut_and_resumed(checkpoint: str, sharding: list[str], recipe: list[object], folder: Path) -> str:
+    """What a sharded recipe on the Trainer prints when it goes on after a signal at `checkpoint`."""
+    command = ["fsdp2.yaml", *BY_LAYER, *sharding, *recipe, "--output_dir", folder]
+    with launched(*command, cwd=folder.parent) as process:
+        wait_for(f"{checkpoint}/winning_sign.pt", folder, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=600)
+    assert [*folder.glob(f"{checkpoint}/shards-*")]
+    with launched(*command, cwd=folder.parent) as process:
+        return ended(process)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_trainer_recipe_sharded_goes_on_after_a_kill_to_nearly_the_signs_of_whole_copies(tmp_path):
-    layers = ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--fsdp_transformer_layer_cls_to_wrap", "ViTLayer"]
-    recipe = [ROOT / "recipes/aws_trainer_vit.py", "--smoke", "--output_dir"]
-    with launched("fsdp2.yaml", *layers, *recipe, tmp_path / "sharded", cwd=tmp_path) as process:
-        wait_for("checkpoint-12/winning_sign.pt", tmp_path / "sharded", process)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=600)
-    assert [*tmp_path.glob("sharded/checkpoint-12/shards-*")]
-    assert not [*tmp_path.glob("sharded/round-*")]
-    with launched("fsdp2.yaml", *layers, *recipe, tmp_path / "sharded", cwd=tmp_path) as process:
-        assert ended(process).count("| fresh + signed mask |") == 1  # one process speaks
-    with launched("8gpu.yaml", *recipe, tmp_path / "whole", cwd=tmp_path) as process:
+    recipe, layers = (
+        [ROOT / "recipes/aws_trainer_vit.py", "--smoke"],
+        ["--fsdp_transformer_layer_cls_to_wrap", "ViTLayer"],
+    )
+    printed = cut_and_resumed("checkpoint-12", layers, recipe, tmp_path / "sharded")
+    assert printed.count("| fresh + signed mask |") == 1  # one process speaks
+    with launched("8gpu.yaml", *recipe, "--output_dir", tmp_path / "whole", cwd=tmp_path) as process:
         ended(process)
     sharded, whole = (SignedMask.from_pretrained(tmp_path / name / "round-01") for name in ("sharded", "whole"))
     # the gradients of key biases are rounding errors, as attention does not depend on them, which Adam makes large
     names = [name for name in whole if not name.endswith("k_proj.bias")]
     different = sum(int((sharded[name] != whole[name]).sum()) for name in names)
     assert different < 0.001 * sum(whole[name].numel() for name in names)
+
+
+def losses_in(folder: Path) -> dict[str, list[float]]:
+    """Before and after each final training of the recipe for language models."""
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return {f"{row['transfer']} {row['data_seed']}": [row["before"], row["after"]] for row in rows if "before" in row}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("network", ["llama", "gpt2"])  # a head of its own, or one that is tied to the embeddings
+def test_the_language_model_recipe_sharded_ends_after_a_kill_as_whole_copies_do(network, tmp_path):
+    small = ["--smoke", "--tokens", 0, "--rows", 48, "--batch_size", 4, "--methods", "aws", "--at", 2]
+    recipe = [ROOT / "recipes/aws_language_model.py", *small, "--starts", "dense", "signs", "solution"]
+    recipe += ["--network", network]
+    printed = cut_and_resumed("search-aws/checkpoint-12", [], recipe, tmp_path / "sharded")
+    assert printed.count("| AWS solution |") == 1
+    with launched("8gpu.yaml", *recipe, "--output_dir", tmp_path / "whole", cwd=tmp_path) as process:
+        ended(process)
+    sharded, whole = (signs_in(tmp_path / name / "search-aws" / "round-02") for name in ("sharded", "whole"))
+    by_rounding = {"transformer.h.0.attn.c_attn.bias"}  # GPT-2's keys have biases, as those of ViT
+    assert {name for name in whole if sharded[name] != whole[name]} <= by_rounding
+    losses = losses_in(tmp_path / "whole")
+    assert losses_in(tmp_path / "sharded") == {name: pytest.approx(loss, abs=1e-4) for name, loss in losses.items()}
+    assert losses.keys() == {"dense 1", "signs 1", "signs 1001", "solution 1"}
+    assert all(after < before - 0.2 for before, after in losses.values())
