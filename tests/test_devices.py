@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from two_devices import THERE, TwoDevices
 
-from aws_lottery import AWSPruner, Hold, SignedMask, SignedMaskConfig, TrainingConfig, pruner_for, train_many
-from aws_lottery.data import Images
+from aws_lottery import AWSPruner, Hold, SignedMask, SignedMaskConfig, TrainingConfig, pruner_for, train, train_many
+from aws_lottery.data import Augmentation, Images
+from aws_lottery.data.splits import DecodedSplit
 from aws_lottery.models import fresh_network
 from aws_lottery.models.perceptron import fresh_perceptron
 from aws_lottery.parameters import norm_interpolation
@@ -139,6 +140,24 @@ def test_a_search_there_that_is_stopped_goes_on_to_the_signs_of_one_here(
     found = search("there", accelerator)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert found == search("here", Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("scale", [None, (0.5, 1.0)])
+def test_a_step_on_data_that_is_there_waits_for_the_device_nowhere(there, accelerator, convnet, scale):
+    def count(training: object) -> None:
+        waits.append([*there.waits])
+        there.waits.clear()
+
+    pixels, labels = torch.randint(256, (32, 3, 6, 6), dtype=torch.uint8), torch.arange(32) % 3
+    augmentation = Augmentation(size=6, scale=scale)
+    colors = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    split = DecodedSplit(split="train", labels=labels, images=pixels, augmentation=augmentation, **colors)
+    stages = AWSPruner(convnet.to("cuda"), SignedMaskConfig(rounds=1)).rounds()
+    next(stages), next(stages)
+    for data in (split.to("cuda"), images().to("cuda")):
+        waits: list[list[str]] = []
+        train(convnet, data, TrainingConfig(epochs=1, batch_size=8), accelerator=accelerator, seed=0, on_step=count)
+        assert waits[1:3] == [[], []]  # before the first step the model is looked at, after the last one the loss
 
 
 def test_two_devices_bring_no_warning_of_torch(monkeypatch):

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, resolve_name
 
-HERE, THERE = torch.device("cpu"), torch.device("cuda", 0)
+HERE, THERE, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
 MOVES = ("copy_", "__set__", "__deepcopy__", "_has_compatible_shallow_copy_type")  # take tensors of two devices
+WAITING = ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "bincount", "unique", "equal")
 GETTERS = {
     torch.Tensor.device.__get__: lambda device: device,
     torch.Tensor.is_cuda.__get__: lambda device: device == THERE,
@@ -28,11 +29,11 @@ GETTERS = {
 class TwoDevices(TorchFunctionMode):
     """In its `with` block, "cuda" is a device of its own."""
 
+    _there: dict[int, StorageWeakRef] = {}  # noqa: RUF012  # by address, which no other gets while it is referred to
+
     def __init__(self) -> None:
         super().__init__()
-        self._there: dict[
-            int, StorageWeakRef
-        ] = {}  # by address, which no other storage gets while there is a reference
+        self.waits: list[str] = []  # what made the program wait for the device
 
     def device_of(self, tensor: Tensor) -> torch.device:
         if tensor.device != HERE:
@@ -65,38 +66,38 @@ class TwoDevices(TorchFunctionMode):
         if name in ("numpy", "__array__") and THERE in devices:
             raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
         result = func(*args, **kwargs)
+        if THERE in devices and name in WAITING:
+            self.waits.append(name)
         if THERE in devices and (name != "copy_" or self.device_of(args[0]) == THERE):
             self.put(tensors_in(result))
         return result
 
     def _moved(self, tensor: Tensor, name: str, args: tuple, kwargs: dict) -> Tensor:
-        before = self.device_of(tensor)
-        now = {"cpu": HERE, "cuda": THERE, "to": before}[name]
-        if name == "to":
-            like = [*args[:1], kwargs.pop("device", None), kwargs.pop("other", None)]
-            for one in like:
-                if isinstance(one, str | torch.device):
-                    now = torch.device(one)
-                elif isinstance(one, Tensor):
-                    now, args = self.device_of(one), (one.dtype, *args[1:])
-            if args and isinstance(args[0], str | torch.device):
-                args = args[1:]
-        if now.type == "cuda":
-            now = THERE
-        if now.type not in ("cpu", "cuda"):
-            return tensor.to(now, *args, **kwargs)
-        args = tuple(value for value in args) if name == "to" else ()
-        moved = tensor.to(HERE, *args, **kwargs)
-        if now != before and moved.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
-            moved = moved.clone(memory_format=torch.preserve_format)
-        if now == THERE:
+        """`Tensor.to`, `cpu` or `cuda`: in other memory, here as well, where the device is another."""
+        before = now = self.device_of(tensor)
+        if name != "to":
+            now, args = torch.device(name), ()
+        elif args and isinstance(args[0], Tensor):
+            now, args = self.device_of(args[0]), (args[0].dtype, *args[1:])
+        elif args and (args[0] is None or isinstance(args[0], str | torch.device)):
+            now, args = torch.device(args[0] or now), args[1:]
+        now = torch.device(kwargs.pop("device", None) or now)
+        there = now.type == "cuda"
+        moved = tensor.to(HERE if there else now, *args, **kwargs)
+        if there != (before == THERE) and now != META:
+            if not (kwargs.get("non_blocking") or True in args):
+                self.waits.append(name)
+            if moved.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
+                moved = moved.clone(memory_format=torch.preserve_format)
+        if there:
             self.put([moved])
         return moved
 
     def _check(self, func: Any, name: str, args: tuple, kwargs: dict) -> None:
         tensors = [t for t in tensors_in((args, kwargs)) if t.device != META]
-        if name in ("__getitem__", "__setitem__") and self.device_of(tensors[0]) == THERE:
-            tensors = [tensors[0], *(t for t in tensors_in(args[2:]) if t.dim())]  # indices may be on the CPU
+        if name in ("__getitem__", "__setitem__") and self.device_of(tensors[0]) == THERE:  # indices may be on the CPU
+            self.waits += [name for index in tensors_in(args[1]) if self.device_of(index) == HERE]
+            tensors = [tensors[0], *(t for t in tensors_in(args[2:]) if t.dim())]
         where = {self.device_of(tensor) for tensor in tensors if tensor.dim() or self.device_of(tensor) == THERE}
         if len(where) > 1:
             raise RuntimeError(
@@ -107,9 +108,6 @@ class TwoDevices(TorchFunctionMode):
     def _check_generator(self, generator: torch.Generator | None) -> None:
         if generator is not None and generator.device.type == "cpu":
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
-
-
-META = torch.device("meta")
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

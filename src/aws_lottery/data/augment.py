@@ -109,7 +109,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         Float32 (N, C, size, size).
     """
-    boxes = boxes.to(images.device, torch.float32)
+    boxes = boxes.to(images.device, torch.float32, non_blocking=True)
     with torch.autocast(images.device.type, enabled=False):
         rows = _weights(boxes[:, 0], boxes[:, 2], size, images.shape[2])
         columns = _weights(boxes[:, 1], boxes[:, 3], size, images.shape[3])
@@ -132,13 +132,14 @@ def padded_crop(images: Tensor, padding: int, size: int, draws: Tensor) -> Tenso
     """RandomCrop: `size` x `size` out of each image with `padding` black pixels around; draws: (N, 2) in [0, 1)."""
     padded = F.pad(images, (padding,) * 4)
     places = torch.tensor(padded.shape[2:]) - size + 1
-    top, left = (draws * places).long().to(images.device).unbind(1)
+    top, left = (draws * places).long().to(images.device, non_blocking=True).unbind(1)
     windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view: (N, C, tops, lefts, size, size)
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 def _mirrored(images: Tensor, which: Tensor) -> Tensor:
-    return torch.where(which.to(images.device)[:, None, None, None], images.flip(3), images)
+    which = which.to(images.device, non_blocking=True)
+    return torch.where(which[:, None, None, None], images.flip(3), images)
 
 
 def _center(images: Tensor, size: int) -> Tensor:

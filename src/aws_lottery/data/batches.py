@@ -22,7 +22,7 @@ class Images(TensorDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         rows = torch.as_tensor(indices)
-        return tuple(tensor[rows] for tensor in self.tensors)
+        return tuple(tensor[rows.to(tensor.device, non_blocking=True)] for tensor in self.tensors)
 
     def to(self, device: torch.device | str) -> "Images":
         """The same on `device`."""
