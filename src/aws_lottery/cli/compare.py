@@ -25,17 +25,16 @@ from .options import (
     accelerator_for,
     data_for,
     final_config,
+    final_options,
     fresh_networks,
     network_name,
     options,
     own_training,
-    recipe_option,
     settings_for,
     settings_in_common,
-    training_options,
     written_options,
 )
-from .parser import CommandParser, chosen, given_options
+from .parser import CommandParser, given_options
 
 OF_REPORT = ("plots",)
 
@@ -50,8 +49,6 @@ def compare_main(description: str | None) -> None:
 
 
 def comparison_parser(description: str | None, argv: Sequence[str] | None) -> CommandParser:
-    settings = RECIPES[chosen(argv, "recipe") or "small"]
-    defaults = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
     parser = options(description, None, model="that of the searches")
     parser.add_argument("searches", nargs="+", help="folders that searches wrote")
     group = parser.add_argument_group("what is compared")
@@ -75,8 +72,7 @@ def comparison_parser(description: str | None, argv: Sequence[str] | None) -> Co
         help="of --rounds: barriers to the solution and against SGD noise; each start trains twice",
     )
     parser.add_parameters("what is written", Comparison, OF_REPORT)
-    recipe_option(parser)
-    training_options(parser, defaults.final)
+    final_options(parser, argv)
     return parser
 
 

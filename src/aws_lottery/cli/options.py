@@ -24,7 +24,7 @@ from ..processes import any_process, together, warn_if_alone
 from ..runs.checkpoint import SETTINGS_FILE
 from ..training_config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from .logs import start_logging
-from .parser import OPTIONS_FILE, CommandParser, choice, given_options, options_text
+from .parser import OPTIONS_FILE, CommandParser, choice, chosen, given_options, options_text
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,13 @@ def training_options(parser: CommandParser, settings: TrainingConfig, leave_out:
     """The hyper-parameters of A(theta, u); `settings` are the defaults that the help shows."""
     names = [name for name in TRAINING if name not in leave_out]
     parser.add_parameters("training", TrainingConfig, names, shown=vars(settings), choices=TABLES)
+
+
+def final_options(parser: CommandParser, argv: Sequence[str] | None) -> None:
+    """--recipe, and the hyper-parameters of a final training, whose defaults are those of that recipe and network."""
+    settings = RECIPES[chosen(argv, "recipe") or "small"]
+    recipe_option(parser)
+    training_options(parser, settings.get(chosen(argv, "model") or "", next(iter(settings.values()))).final)
 
 
 def settings_for(name: str, settings: Mapping[str, Settings]) -> Settings:

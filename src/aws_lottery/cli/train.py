@@ -27,15 +27,14 @@ from .options import (
     accelerator_for,
     data_for,
     final_config,
+    final_options,
     fresh_networks,
     network_name,
     options,
-    recipe_option,
     settings_for,
-    training_options,
     written_options,
 )
-from .parser import CommandParser, choice, chosen
+from .parser import CommandParser, choice
 
 
 def parser(argv: Sequence[str] | None) -> CommandParser:
@@ -48,13 +47,10 @@ def final_main(description: str | None) -> None:
 
 
 def final_parser(description: str | None, argv: Sequence[str] | None) -> CommandParser:
-    settings = RECIPES[chosen(argv, "recipe") or "small"]
-    defaults = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
     parser = options(description, None, model="the mask's")
     parser.add_argument("mask", help="folder, or id on the Hub")
     parser.add_argument("--revision", default=None, metavar="NAME", help="of the mask on the Hub")
     parser.add_argument("--transfer", default="signs", **choice(TRANSFERS, "what is taken from the mask", "signs"))
-    recipe_option(parser)
     parser.add_argument(
         "--data_seed",
         type=int,
@@ -62,7 +58,7 @@ def final_parser(description: str | None, argv: Sequence[str] | None) -> Command
         metavar="N",
         help="of the data order, the SGD noise u (default: --seed)",
     )
-    training_options(parser, defaults.final)
+    final_options(parser, argv)
     return parser
 
 

@@ -24,17 +24,16 @@ from .options import (
     accelerator_for,
     data_for,
     final_config,
+    final_options,
     fresh_networks,
     network_name,
     options,
     own_training,
-    recipe_option,
     settings_for,
     settings_in_common,
-    training_options,
     written_options,
 )
-from .parser import CommandParser, chosen, given_options
+from .parser import CommandParser, given_options
 
 OF_CLAIMS = ("margin", "barrier_margin", "level")
 OF_MASK = ("revision", "weights")
@@ -42,8 +41,6 @@ OF_REPORT = ("plots", "benchmark")
 
 
 def parser(argv: Sequence[str] | None) -> CommandParser:
-    settings = RECIPES[chosen(argv, "recipe") or "small"]
-    defaults = settings.get(chosen(argv, "model") or "", next(iter(settings.values())))
     parser = options(__doc__, None, model="the mask's")
     parser.add_argument("mask", help="folder, or id on the Hub")
     parser.add_argument(
@@ -56,8 +53,7 @@ def parser(argv: Sequence[str] | None) -> CommandParser:
     parser.add_parameters("what counts", verify, OF_CLAIMS)
     parser.add_parameters("of the mask", verify, OF_MASK)
     parser.add_parameters("what is written", verify, OF_REPORT)
-    recipe_option(parser)
-    training_options(parser, defaults.final)
+    final_options(parser, argv)
     return parser
 
 
