@@ -38,7 +38,7 @@ class Piece:
 
 
 PIECES = (
-    Piece("tests", "-m pytest -q tests/test_gpu.py", "-m pytest -q tests/test_gpu.py"),
+    Piece("tests", *["-m pytest -q -m gpu tests/test_gpu.py tests/test_data.py"] * 2),
     Piece(
         "step-fp32",
         STEP,

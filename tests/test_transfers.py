@@ -1,5 +1,6 @@
 """Where a final training starts, by eye; and the weights kept beside a mask."""
 
+import copy
 import random
 
 import pytest
@@ -112,6 +113,17 @@ def test_trained_weights_that_are_missing_or_do_not_fit_are_named():
     weights = {name: parameter.detach() for name, parameter in found().named_parameters()}
     with pytest.raises(ValueError, match=r"trained weight '1.bias' is \(3,\), the model has \(1,\)"):
         transfer_(model, TRANSFERS["solution"], mask, weights={**weights, "1.bias": torch.zeros(3)})
+
+
+def test_a_start_that_is_refused_leaves_the_network_as_it_is():
+    trained = found()
+    mask = SignedMask({**SignedMask.from_model(trained), "9.weight": torch.ones(1, dtype=torch.int8)})
+    held, free = start("signs"), network([1.0, -2.0, -3.0, -4.0], scale=1.0, bias=0.0)
+    for model, refused, message in ((free, mask, "does not fit"), (held, SignedMask.from_model(trained), "is held to")):
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=message):
+            transfer_(model, TRANSFERS["solution"], refused, weights=trained.state_dict())
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_are_kept_beside_their_mask_without_the_pruned_ones(tmp_path):

@@ -11,7 +11,7 @@ from .mask import SignedMask
 from .mask_file.packed_signs import entries_of, pack_if_large
 from .mask_file.provenance import DENSE, MASK_ONLY, RANDOM_SIGNS, SIGNED
 from .parameters.partition import norm_parameters
-from .parameters.unwrap import buffers_of, parameters_of, unwrap
+from .parameters.unwrap import buffers_of, parameters_of, state_of, unwrap
 
 SHIFTED_BIAS = 0.1  # of normalization layers in psi*_init (Appendix A)
 
@@ -118,7 +118,8 @@ def transfer_(
         seed: of random signs and shuffles.
 
     Raises:
-        ValueError: If trained weights are needed and missing, or do not fit.
+        ValueError: If trained weights are needed and missing, if they or the mask do not fit, or if the model is held
+            already; nothing is changed then.
 
     Example:
         >>> import torch
@@ -133,36 +134,41 @@ def transfer_(
     """
     if transfer.mask is None:
         return
-    if transfer.needs_weights:
-        _take_weights_(model, transfer, weights)
+    trained = _fitting(weights, model, transfer) if transfer.needs_weights else {}
     chosen = transfer.mask(mask, seed)
+    chosen.held(model)  # or an error, before anything is changed
+    _take_weights_(model, transfer, trained)
     chosen.apply_(model)
-    chosen.held(model)
 
 
-def _take_weights_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Tensor] | None) -> None:
+def _fitting(weights: Mapping[str, Tensor] | None, model: nn.Module, transfer: Transfer) -> Mapping[str, Tensor]:
+    """The weights. Raises: ValueError if there are none, or one does not fit the model."""
     if weights is None:
         raise ValueError(f"'{transfer.condition}' takes trained weights: give those of the search (find_signed_mask)")
-    model = unwrap(model)
-    psi = norm_parameters(model)
-    parameters, buffers = parameters_of(model), buffers_of(model)
-    for name, tensor in {**parameters, **buffers}.items():
+    buffers = buffers_of(unwrap(model))
+    for name, tensor in state_of(model).items():
         if name in buffers and name not in weights:  # a file written before it had buffers
             continue
         if name not in weights or weights[name].shape != tensor.shape:
             there = tuple(weights[name].shape) if name in weights else "missing"
             raise ValueError(f"trained weight '{name}' is {there}, the model has {tuple(tensor.shape)}")
+    return weights
+
+
+def _take_weights_(model: nn.Module, transfer: Transfer, weights: Mapping[str, Tensor]) -> None:
+    """Take what the transfer takes of trained weights, which fit the model."""
+    model = unwrap(model)
+    psi, buffers = norm_parameters(model), buffers_of(model)
     if transfer.phi == "search":
         for name in buffers.keys() & weights.keys():
             buffers[name].copy_(weights[name])
-    for name, parameter in parameters.items():
-        trained = weights[name].to(parameter)
+    for name, parameter in parameters_of(model).items():
         if name not in psi:
             if transfer.phi == "search":
-                parameter.copy_(trained)
+                parameter.copy_(weights[name])
         elif transfer.psi == "search":
-            parameter.copy_(trained)
+            parameter.copy_(weights[name])
         elif transfer.psi == "shifted":
-            parameter.copy_(trained.sign() * (SHIFTED_BIAS if name.endswith("bias") else 1.0))
+            parameter.copy_(weights[name].sign() * (SHIFTED_BIAS if name.endswith("bias") else 1.0))
         elif transfer.psi == "signs":
-            parameter.copy_(parameter.abs() * trained.sign())
+            parameter.copy_(parameter.abs() * weights[name].sign().to(parameter))
