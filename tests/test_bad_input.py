@@ -138,6 +138,13 @@ def test_a_folder_of_data_that_is_not_there_is_told_without_asking_the_hub(path)
         load_data(path)
 
 
+def test_what_is_no_data_set_is_told_what_to_give():
+    with pytest.raises(
+        TypeError, match=r"load_data: takes an id .* got dict; for tensors there is .*Images\(images, lab"
+    ):
+        load_data({"train": pictures(2)})
+
+
 def test_images_without_a_folder_for_each_class_are_told_how_they_get_labels():
     unlabelled = datasets.DatasetDict({"train": pictures(2).remove_columns("label")})
     with pytest.raises(ValueError, match=r"none found among image: Image; .* a folder for each of two or more classes"):
@@ -160,6 +167,9 @@ def searched(tmp_path_factory, accelerator) -> Path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"searches": "runs/aws"}, r"searches must be a list, got 'runs/aws'; of one alone it is \['runs/aws'\]"),
+        ({"seeds": 3}, r"seeds must be a list, got 3; of one alone it is \[3\]"),
+        ({"fresh": network()}, "expected a function of a seed that makes a network, got the network Sequential"),
         ({"searches": []}, "nothing to compare: rounds is empty, or searches"),
         ({"rounds": ()}, "nothing to compare: rounds is empty, or searches"),
         ({"seeds": ()}, "nothing to compare: seeds is empty"),
@@ -170,10 +180,9 @@ def searched(tmp_path_factory, accelerator) -> Path:
 )
 def test_a_comparison_of_nothing_is_told(searched, tmp_path, accelerator, options, message):
     data = ImageData(images(), images(), 3, "noise")
-    settings = {"searches": [searched], "rounds": (1,), "seeds": (1,), **options}
-    with pytest.raises(ValueError, match=message):
+    settings = {"searches": [searched], "rounds": (1,), "seeds": (1,), "fresh": lambda seed: network(), **options}
+    with pytest.raises((ValueError, TypeError), match=message):
         Comparison(
-            fresh=lambda seed: network(),
             data=data,
             training=ONCE,
             output_dir=tmp_path,

@@ -157,7 +157,7 @@ def test_splits_can_be_given_or_held_out():
     with pytest.raises(ValueError, match=r"'train' not found; there is first \(10 rows\), second \(5 rows\)"):
         load_data(parts)
     assert len(load_data(parts, train_split="first", test_split="second", workers=0).test) == 5
-    with pytest.raises(ValueError, match=r"nothing to measure on, there is train; .*test_share=0.1"):
+    with pytest.raises(ValueError, match=r"to measure on, there is train \(10 rows\); .*test_share=0.1"):
         load_data(split(10))
     halves = load_data(split(10), test_share=0.2, workers=0)
     assert (len(halves.train), len(halves.test)) == (8, 2)

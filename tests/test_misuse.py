@@ -174,6 +174,15 @@ def test_data_of_another_type_is_answered_with_what_to_make_of_it(convnet, data,
         find_signed_mask(convnet, wrap(data), ONE_ROUND, TrainingConfig(batch_size=8), **options)
 
 
+def test_measuring_takes_images_and_re_estimating_batches_of_them(convnet, data, accelerator):
+    for wrong in (data.tensors, DataLoader(data)):
+        with pytest.raises(TypeError, match=r"data must be Images or an ImageSplit, got (tuple|DataLoader)"):
+            evaluate(convnet, wrong, accelerator=accelerator)
+    for wrong in (data, data.tensors[0]):
+        with pytest.raises(TypeError, match=r"takes batches, got (Images|Tensor): .*batches\(data, 64, seed=0\)"):
+            recalibrate(convnet, wrong)
+
+
 def test_a_search_that_fails_leaves_an_ordinary_model_which_another_search_takes(convnet, data, accelerator, tmp_path):
     spoilt = Images(torch.full_like(data.tensors[0], torch.nan), data.tensors[1])
     training, state = TrainingConfig(batch_size=8), copy.deepcopy(convnet.state_dict())

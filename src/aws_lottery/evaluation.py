@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Images, ImageSplit, batches
-from .data.batches import shared
+from .data.batches import check_images, shared
 from .parameters.unwrap import unwrap
 from .sharding import is_sharded_model, reshard_
 
@@ -56,6 +56,7 @@ def recalibrate(
         max_batches: how many of them are used at most.
 
     Raises:
+        TypeError: For images that are in no batches, as `evaluate` takes them.
         ValueError: Before anything is changed, if there are none.
 
     Example:
@@ -67,6 +68,11 @@ def recalibrate(
         >>> model.running_mean.tolist()
         [1.0, 6.0]
     """
+    if isinstance(data, Images | ImageSplit | Tensor):
+        raise TypeError(
+            f"recalibrate takes batches, got {type(data).__name__}: give a loader, as "
+            "aws_lottery.data.batches(data, 64, seed=0) makes one, or a list of batches"
+        )
     model = unwrap(model)
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
@@ -137,6 +143,7 @@ def evaluate(
         Percent, from 0 to 100.
 
     Raises:
+        TypeError: For data of another type, such as a loader.
         ValueError: If there are no images.
 
     Example:
@@ -149,6 +156,7 @@ def evaluate(
         >>> evaluate(nn.Identity(), data, accelerator=Accelerator(cpu=True))
         75.0
     """
+    check_images(data, "data")
     if not len(data):
         raise ValueError("evaluate: the data has no images")
     from .metrics import Accuracy

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Images, ImageSplit
+from .data.batches import check_images
 from .evaluation import in_evaluation_mode, logits
 from .parameters.unwrap import unwrap
 from .random_states import torch_aside
@@ -24,11 +25,7 @@ def check_fit(model: nn.Module, data: Images | ImageSplit, accelerator: "Acceler
     Raises: TypeError if `data` is neither; ValueError if there are no images, the model can't take the first, or a
         label is not one of its classes.
     """
-    if not isinstance(data, Images | ImageSplit):
-        raise TypeError(
-            f"{what} must be Images or an ImageSplit, got {type(data).__name__}: aws_lottery.data.Images(images, "
-            "labels) takes tensors, load_data gives the splits of a data set"
-        )
+    check_images(data, what)
     if not len(data):
         raise ValueError(f"{what} has no images")
     labels = data.labels if isinstance(data, ImageSplit) else data.tensors[1]

@@ -52,6 +52,7 @@ def batches(
         What yields a tensor (batch_size, channels, height, width) and labels (batch_size,).
 
     Raises:
+        TypeError: For data of another type.
         ValueError: If not one batch is full and none else is wanted, if the last one would be a single image, or
             batch_size is no number of images.
 
@@ -61,6 +62,7 @@ def batches(
         >>> images.shape, labels.shape
         (torch.Size([32, 1, 8, 8]), torch.Size([32]))
     """
+    check_images(data, "data")
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}")
     shuffle = seed is not None
@@ -92,6 +94,15 @@ def shared(loader: DataLoader, accelerator: "Accelerator") -> Iterator[DataLoade
         yield prepared
     finally:
         accelerator._dataloaders[:] = [other for other in accelerator._dataloaders if other is not prepared]
+
+
+def check_images(data: object, what: str) -> None:
+    """Raises TypeError that says what to make of `data`, `what` in messages, if it is of another type."""
+    if not isinstance(data, Images | ImageSplit):
+        raise TypeError(
+            f"{what} must be Images or an ImageSplit, got {type(data).__name__}: aws_lottery.data.Images(images, "
+            "labels) takes tensors, load_data gives the splits of a data set"
+        )
 
 
 def check_batch_size(images: int, batch_size: int, *, partial_batch: bool = False, filled_up: bool = False) -> None:

@@ -69,10 +69,16 @@ def find_splits(
     test = test or next((name for name in TEST_NAMES if name in parts and _labelled(parts[name], label)), None)
     for what, name in (("train_split", train), ("test_split", test)):
         if name not in parts and (name is not None or what == "train_split"):
-            there = ", ".join(f"{split} ({len(part)} rows)" for split, part in parts.items())
-            raise ValueError(f"load_data: {what}: {name or TRAIN_NAMES[0]!r} not found; there is {there}; give {what}=")
+            raise ValueError(
+                f"load_data: {what}: {name or TRAIN_NAMES[0]!r} not found; there is {splits_text(parts)}; give {what}="
+            )
     assert train is not None
     return train, test
+
+
+def splits_text(parts: "DatasetDict") -> str:
+    """`train (120 rows), test (36 rows)`."""
+    return ", ".join(f"{split} ({len(part)} rows)" for split, part in parts.items())
 
 
 def _labelled(part: "Dataset", label: str) -> bool:

@@ -115,6 +115,8 @@ def load_data(
         A train and a test split, to be given to `train`, `find_signed_mask`, `batches` and the like.
 
     Raises:
+        TypeError: For a source that is none of these.
+        FileNotFoundError: For a path that is not there.
         ValueError: If columns, splits or labels are unclear, or for an unknown protocol.
         CorruptImageError: A ValueError as well, for an image that can't be decoded.
 

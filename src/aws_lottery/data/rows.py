@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .columns import find_splits, image_column, label_column
+from .columns import find_splits, image_column, label_column, splits_text
 from .decode import Rows
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def open_parts(source: "Source", options: dict[str, Any]) -> tuple[str, "DatasetDict"]:
     """Name of the data set, and its splits.
 
-    Raises: ValueError for what streams, whose rows can't be shuffled; FileNotFoundError for a path that is not there.
+    Raises: TypeError for what is no data set; ValueError for what streams, whose rows can't be shuffled;
+        FileNotFoundError for a path that is not there.
     """
     import datasets
 
@@ -27,6 +28,11 @@ def open_parts(source: "Source", options: dict[str, Any]) -> tuple[str, "Dataset
         parts, name = source, None
     if isinstance(parts, datasets.Dataset):
         parts = datasets.DatasetDict({str(parts.split or "train"): parts})
+    if not isinstance(parts, datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict):
+        raise TypeError(
+            f"load_data: takes an id on the Hub, a folder, a Dataset or a DatasetDict, got {type(parts).__name__}; "
+            "for tensors there is aws_lottery.data.Images(images, labels), which needs no loading"
+        )
     if not isinstance(parts, datasets.DatasetDict):
         raise ValueError(f"load_data: {type(parts).__name__} has no order to shuffle; load it with streaming=False")
     if not parts:
@@ -75,7 +81,7 @@ def choose_rows(
         chosen = {train: parts[train], test: parts[test]}
     else:
         raise ValueError(
-            f"load_data: nothing to measure on, there is {', '.join(map(str, parts))}; give test_split=, "
+            f"load_data: nothing with rows and labels to measure on, there is {splits_text(parts)}; give test_split=, "
             "or test_share=0.1 to hold out a tenth of the train split"
         )
     undecoded = {name: part.with_format(None).cast_column(image, Image(decode=False)) for name, part in chosen.items()}

@@ -13,7 +13,7 @@ from ..mask_file.sparse_weights import load_weights
 from ..processes import together
 from ..training_config import TrainingConfig
 from ..transfers import TRANSFERS, transfer_
-from .jobs import Plan, SearchRound, every_round
+from .jobs import Plan, SearchRound, every_round, several
 from .report import write_report
 from .results import Analysis, Row
 from .trainings import Trainings
@@ -47,6 +47,7 @@ class Comparison:
         plots: whether to draw; takes matplotlib.
 
     Raises:
+        TypeError: For a single search, round, transfer or seed that is in no list, or a network instead of `fresh`.
         ValueError: For an unknown transfer, a round that a search does not have, two searches by one method, or
             searches under two protocols.
         CheckpointError: If output_dir holds a comparison of other searches, data or hyper-parameters.
@@ -77,12 +78,12 @@ class Comparison:
         at_once: int = 1,
         plots: bool = True,
     ):
-        self.searches = [Path(folder) for folder in searches]
+        self.searches = [Path(folder) for folder in several("searches", searches)]
         self.folder, self.accelerator, self.plots = Path(output_dir), accelerator, plots
         self.plan = Plan(
-            rounds=[SearchRound(search, index) for index in rounds for search in self.searches],
-            transfers=tuple(transfers),
-            seeds=tuple(seeds),
+            rounds=[SearchRound(search, index) for index in several("rounds", rounds) for search in self.searches],
+            transfers=several("transfers", transfers),
+            seeds=several("seeds", seeds),
             barrier_rounds=tuple(barrier_rounds),
             barrier_seeds=tuple(seeds if barrier_seeds is None else barrier_seeds),
         )

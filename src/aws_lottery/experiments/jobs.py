@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..mask import SignedMask
 from ..mask_file.pretrained import MASK_FILE, packed
@@ -13,6 +13,15 @@ from ..runs.round_folder import round_folder
 from .results import LineKind, Origin
 
 OTHER_NOISE = 1000  # added to the seed of the data order
+
+T = TypeVar("T")
+
+
+def several(what: str, values: Iterable[T]) -> tuple[T, ...]:
+    """The values. Raises: TypeError for a single one: of a path, its letters would be taken."""
+    if isinstance(values, str | Path | int):
+        raise TypeError(f"{what} must be a list, got {values!r}; of one alone it is [{values!r}]")
+    return tuple(values)
 
 
 @dataclass(frozen=True)

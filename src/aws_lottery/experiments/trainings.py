@@ -56,6 +56,8 @@ class Trainings:
     at_once: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.fresh, nn.Module):
+            raise TypeError(f"expected a function of a seed that makes a network, got the network {self.model or ''}")
         if self.at_once < 1:
             raise ValueError(f"at_once must be 1 or more, got {self.at_once}")
 

@@ -23,7 +23,7 @@ from ..mask_file.sparse_weights import solution_weights
 from ..processes import together
 from ..training_config import TrainingConfig
 from .claims import judge
-from .jobs import Job, JobLine, LoneMask
+from .jobs import Job, JobLine, LoneMask, several
 from .panels import require_matplotlib
 from .results import Row
 from .trainings import Trainings
@@ -87,6 +87,7 @@ def verify(
         What was found of each claim, and the rows that it is made of.
 
     Raises:
+        TypeError: For one seed that is in no list, or a network instead of `fresh`.
         ValueError: For a mask without signs or that does not fit, a number out of range, or seeds twice.
         ModuleNotFoundError: Without matplotlib.
         CheckpointError: If output_dir is of another mask, data or training; as `SignedMask.from_pretrained`.
@@ -101,8 +102,7 @@ def verify(
         require_matplotlib()
     margins = Margins(accuracy=margin, barrier=barrier_margin, level=level)
     source = _source(mask, revision, weights)
-    seeds = tuple(seeds)
-    _check(source.mask, fresh, seeds)
+    seeds = several("seeds", seeds)
     accelerator = accelerator or _usual_accelerator()
     trainings = Trainings(
         folder=Path(output_dir),
@@ -115,6 +115,7 @@ def verify(
         own_training={method: one for method, one in own_training.items() if method == source.origin.method},
         at_once=at_once,
     )
+    _check(source.mask, fresh, seeds)
     trainings.claim(signed_mask=source.origin.signed_mask)
     rows = trainings.rows(
         [lambda: trainings.of(_jobs(source, seeds)), lambda: trainings.between(_lines(source, seeds))]
