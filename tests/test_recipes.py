@@ -77,7 +77,7 @@ def test_a_search_recipe_starts_at_a_mask_or_at_a_file_of_sparse_weights(monkeyp
         assert masks[-1].remaining == pytest.approx(0.64, abs=1e-3)
         assert masks[-1].provenance.history[0]["source"] == str(mask)
     printed = capfd.readouterr().out
-    assert "1 rounds to 0.640 remaining" in printed
+    assert "1 round to 0.6400 remaining" in printed
     assert f"aws-lottery train {tmp_path / 'second-0' / 'round-01'} --smoke\n" in printed
     assert [same_signs(masks[1], mask) for mask in masks] == [False, True, True]
 

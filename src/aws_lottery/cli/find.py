@@ -26,7 +26,7 @@ from ..models import ARCHITECTURES, model_code, options_under
 from ..paper import OF_METHOD, RECIPES, Settings
 from ..runs.round_folder import round_folder
 from ..runs.search import OF_FINAL_TRAINING, find_signed_mask
-from ..summaries import size_text
+from ..summaries import share_text, size_text
 from ..training import steps_an_epoch
 from .options import (
     accelerator_for,
@@ -140,8 +140,9 @@ def _cost(model: nn.Module, config: SignedMaskConfig, batch_size: int, steps: in
     assert config.rounds is not None
     size = sum(p.numel() for p in model.parameters()) * (4 + 4 + 1)  # weights, one moment (Adam has two), masks
     remaining *= (1 - config.prune_rate) ** config.rounds
+    rounds = "1 round" if config.rounds == 1 else f"{config.rounds} rounds"
     return (
-        f"{config.method}, {config.rounds} rounds to {remaining:.3f} remaining: "
+        f"{config.method}, {rounds} to {share_text(remaining)} remaining: "
         f"{config.epochs} epochs, {config.epochs * steps:,} steps of {batch_size} images; "
         f"checkpoints of about {size_text(size)}. An estimate of the time follows after the first steps."
     )
