@@ -67,6 +67,7 @@ def test_a_search_goes_where_its_model_is_moved(there, convnet, method, protocol
     for _ in pruner.rounds():
         step_(convnet)
     assert {mask.device for mask in pruner.masks.values()} == {THERE}
+    assert pruner.masks["0.weight"] is pruner.masks["0.weight"]  # moved once, not for every use
     assert pruner.remaining == pytest.approx(0.64, abs=0.01)
 
 

@@ -170,8 +170,6 @@ class Hold:
         Raises:
             RuntimeError: With the name of a weight which the model now lacks, computes, or has in another shape.
         """
-        for name, tensor in self._tensors.items():
-            self._mask_of[name].follow(tensor)
         if self._places is not None and self._places.have(self._tensors):
             if any(tensor.requires_grad for tensor in self._frozen):
                 self._hook_gradients()
@@ -231,6 +229,7 @@ class Hold:
     def guard_(self, optimizer: Optimizer) -> None:
         """After a step: zero the pruned weights that `optimizer` moves."""
         for mask, weight in self._moved_by(optimizer):
+            mask.follow(weight)
             mask.zero_(weight)
             self.trained = True
 
