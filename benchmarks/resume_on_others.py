@@ -10,6 +10,7 @@ difference between trained weights, over the largest weight.
 """
 
 import argparse
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from sharding_on_cpus import ShardingTrainer
 
 from aws_lottery import SignedMask, SignedMaskConfig, WinningSignCallback
 from aws_lottery.data import digit_images
@@ -38,17 +41,6 @@ class Net(nn.Module):
 
     def forward(self, images, labels):
         return {"loss": F.cross_entropy(self.body(images), labels)}
-
-
-class ShardingTrainer(Trainer):
-    """What `accelerate launch` with recipes/launch/fsdp2.yaml makes of a Trainer on GPUs, and on no CPU."""
-
-    def create_accelerator_and_postprocess(self):
-        super().create_accelerator_and_postprocess()
-        options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 1000, "cpu_ram_efficient_loading": False}
-        self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
-        self.accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
-        self.is_fsdp_enabled = True
 
 
 class Cut(TrainerCallback):

@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState, debug_launcher
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState
-from test_shards import STAGES, TRAINING, images, let_accelerate_shard, network, shard_
+from sharding_on_cpus import let_accelerate_shard
+from test_shards import STAGES, TRAINING, images, network, shard_
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, PartialState, debug_launcher
+from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from sharding_on_cpus import let_accelerate_shard
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
@@ -43,15 +44,6 @@ def shard_(model: nn.Module) -> None:
     for layer in filter(lambda module: isinstance(module, nn.Linear), model):
         fully_shard(layer)
     fully_shard(model)
-
-
-def let_accelerate_shard(accelerator: Accelerator, **more: object) -> None:
-    """As `accelerate launch` with recipes/launch/fsdp2.yaml sets it on GPUs; it has no such thing on CPUs."""
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-    options = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10, "cpu_ram_efficient_loading": False, **more}
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
-    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
 
 
 def search(folder: str, method: str, sharded: bool | str, kill_at: int | None = None) -> None:

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
-from test_shards import let_accelerate_shard
+from sharding_on_cpus import ShardingTrainer
 from test_trainer_callback import CONFIG, Net, Vectors, net
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -18,15 +18,6 @@ from aws_lottery.mask_file.sparse_weights import load_weights
 from aws_lottery.sharding import is_sharded, whole
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.filterwarnings("ignore")]  # torch.distributed's own warnings
-
-
-class ShardingTrainer(Trainer):
-    """What `accelerate launch` with recipes/launch/fsdp2.yaml makes of a Trainer on GPUs, and on no CPU."""
-
-    def create_accelerator_and_postprocess(self):
-        super().create_accelerator_and_postprocess()
-        let_accelerate_shard(self.accelerator)
-        self.is_fsdp_enabled = True
 
 
 class Watch(TrainerCallback):
