@@ -171,12 +171,15 @@ def _check(parts: Partition, every: dict[str, nn.Parameter], config: SignedMaskC
                     f"{field} pattern '{pattern}' matches no parameter of the model; it has: {_quoted(every)}"
                 )
     if not parts.prunable:
-        frozen = f" {len(parts.frozen)} are frozen: prune_frozen=True prunes them." if parts.frozen else ""
-        spared = "" if parts.classifier is None else f", without the classifier '{parts.classifier}'"
-        spared += f", without exclude={list(config.exclude)}" if config.exclude else ""
+        spared = {
+            f"without the classifier '{parts.classifier}'": parts.classifier is not None,
+            f"without exclude={list(config.exclude)}": config.exclude,
+            f"without {len(parts.frozen)} that are frozen (prune_frozen=True prunes them)": parts.frozen,
+        }
+        pruned = [f"what is of kind {' or '.join(config.prunable)}", *(text for text, there in spared.items() if there)]
         raise ValueError(
-            f"nothing to prune in this {model}: none of its parameters ({_quoted(every) or 'it has none'}) is of kind "
-            f"{' or '.join(config.prunable)}{spared}.{frozen} include= names weights of other kinds to prune"
+            f"nothing to prune in this {model}, whose parameters are {_quoted(every) or 'none'}: pruned is "
+            f"{', '.join(pruned)}; include= names weights of other kinds"
         )
 
 
