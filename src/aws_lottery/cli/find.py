@@ -106,6 +106,7 @@ def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     partial_batches = PROTOCOLS[config.protocol].partial_batches
     steps = steps_an_epoch(data.train, training, accelerator, partial_batches=partial_batches)
     accelerator.print(_cost(model, config, training.batch_size, steps, remaining))
+    dataset = data.name if Path(args.dataset or "").exists() else args.dataset  # not a path of this machine
     with written_options(args, {"model": model_name, **asdict(training), **config.to_dict()}, accelerator):
         mask = find_signed_mask(
             model,
@@ -117,9 +118,7 @@ def search(args: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
             test_data=data.test,
             seed=args.seed,
             about={
-                "dataset": data.name
-                if Path(args.dataset or "").exists()
-                else args.dataset,  # not a path of this machine
+                "dataset": dataset,
                 "task": "image-classification",
                 "command": command_line(),
                 "model_code": model_code(model_name, data.num_classes, data.image_size, **network_options),
