@@ -43,6 +43,10 @@ class Net(nn.Module):
         return {"loss": F.cross_entropy(self.body(images), labels)}
 
 
+class ByLayers(ShardingTrainer):
+    min_num_params = 1000  # the large linear layers
+
+
 class Cut(TrainerCallback):
     def on_save(self, args, state, control, **of_trainer):
         raise KeyboardInterrupt
@@ -78,7 +82,7 @@ def train(folder: str, kind: str, processes: int, cut: bool, resume: bool) -> No
     data = [{"images": image, "labels": label} for image, label in digit_images("train")]
     own = {"search": [WinningSignCallback(CONFIG)], "plain": [], "emptied": [Renew()]}[kind]
     callbacks = [*own, *([Cut()] if cut else [])]
-    trainer = ShardingTrainer(Net(), args, train_dataset=data, callbacks=callbacks)
+    trainer = ByLayers(Net(), args, train_dataset=data, callbacks=callbacks)
     with suppress(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=resume)
         weights = {name: whole(weight.detach()).clone() for name, weight in trainer.model.named_parameters()}

@@ -17,7 +17,9 @@ def let_accelerate_shard(accelerator: Accelerator, **more: Any) -> None:
 class ShardingTrainer(Trainer):
     """A Trainer whose accelerator is set so."""
 
+    min_num_params = 10  # of a group of layers
+
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        let_accelerate_shard(self.accelerator)
+        let_accelerate_shard(self.accelerator, min_num_params=self.min_num_params)
         self.is_fsdp_enabled = True
