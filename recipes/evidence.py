@@ -118,12 +118,12 @@ EXPERIMENTS = {
         seeds=(11, 12, 13),
     ),
 }
-# the second plan there, and the third: the same searches from other seeds
+# the later plans there: the same searches from other seeds
 for letter, search_seed in (("b", 1), ("c", 2)):
     EXPERIMENTS[f"tiny32-mobilenetv2-{letter}"] = replace(
         EXPERIMENTS["tiny32-mobilenetv2"],
         search_seed=search_seed,
-        transfers=("signs", "signs-norm", "mask"),
+        transfers=("dense", "solution", "signs", "signs-norm", "mask"),
         seeds=(10 * search_seed + 11, 10 * search_seed + 12),
     )
 SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round": 1, "search_rounds": 2, "seeds": (1,)}
