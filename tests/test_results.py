@@ -75,48 +75,70 @@ def test_the_planned_comparison_of_three_pairs_of_searches_follows_from_its_rows
     assert (f"{low:.1f}", f"{high:.1f}") == ("1.2", "7.9")
 
 
-def test_what_keeping_the_normalization_does_in_three_pairs_of_searches_follows_from_its_rows():
-    folder = RESULTS / "tiny32-mobilenetv2"
-    shown, gains = (folder / "README.md").read_text(), []
+def means_of_pairs() -> dict[str, dict[tuple[str | None, str], float]]:
+    """Of each pair of searches of MobileNetV2, the mean accuracy of its final trainings by method and start."""
+    pairs = {}
     for pair, name in zip("abc", ("results", "results-b", "results-c"), strict=True):
-        trainings = [row for row in read_results(folder / f"{name}.jsonl") if isinstance(row, Accuracy)]
+        after: dict[tuple[str | None, str], list[float]] = {}
+        for row in read_results(RESULTS / "tiny32-mobilenetv2" / f"{name}.jsonl"):
+            if isinstance(row, Accuracy):
+                after.setdefault((row.method, row.transfer), []).append(row.after)
+        pairs[pair] = {start: float(np.mean(values)) for start, values in after.items()}
+    return pairs
+
+
+def cells_of(values: list[float]) -> str:
+    return " | ".join(f"{value:.2f}" for value in values)
+
+
+def spreads_of(differences: list[list[float]]) -> list[str]:
+    means, spreads = np.mean(differences, 0), np.std(differences, 0, ddof=1)
+    return [f"{mean:.2f} ± {spread:.2f}" for mean, spread in zip(means, spreads, strict=True)]
+
+
+def test_what_keeping_the_normalization_does_in_three_pairs_of_searches_follows_from_its_rows():
+    shown, gains = (RESULTS / "tiny32-mobilenetv2" / "README.md").read_text(), []
+    for pair, means in means_of_pairs().items():
         cells = []
         for method in ("aws", "lrr"):
-            fresh, kept = (
-                np.mean([row.after for row in trainings if (row.method, row.transfer) == (method, transfer)])
-                for transfer in ("signs", "signs-norm")
-            )
+            fresh, kept = means[method, "signs"], means[method, "signs-norm"]
             cells += [fresh, kept, kept - fresh]
-        gains.append((cells[2], cells[5]))
-        assert f"| {pair} | {' | '.join(f'{cell:.2f}' for cell in cells)} |" in shown
-    aws, lrr = (
-        f"{mean:.2f} ± {std:.2f}" for mean, std in zip(np.mean(gains, 0), np.std(gains, 0, ddof=1), strict=True)
-    )
+        gains.append([cells[2], cells[5]])
+        assert f"| {pair} | {cells_of(cells)} |" in shown
+    aws, lrr = spreads_of(gains)
     assert f"| all | | | {aws} | | | {lrr} |" in shown
 
 
 def test_the_lead_of_the_signs_over_their_bare_masks_in_three_pairs_of_searches_follows_from_its_rows():
-    folder = RESULTS / "tiny32-mobilenetv2"
-    shown, differences = (folder / "README.md").read_text(), []
-    for pair, name in zip("abc", ("results", "results-b", "results-c"), strict=True):
-        trainings = [row for row in read_results(folder / f"{name}.jsonl") if isinstance(row, Accuracy)]
-        aws, aws_mask, lrr, lrr_mask = (
-            np.mean([row.after for row in trainings if (row.method, row.transfer) == (method, transfer)])
-            for method in ("aws", "lrr")
-            for transfer in ("signs", "mask")
-        )
-        added = (aws - aws_mask, lrr - lrr_mask)
-        differences.append((*added, aws_mask - lrr_mask, added[0] - added[1]))
-        cells = (aws, aws_mask, added[0], lrr, lrr_mask, added[1], *differences[-1][2:])
-        assert f"| {pair} | {' | '.join(f'{cell:.2f}' for cell in cells)} |" in shown
-    means, spreads = np.mean(differences, 0), np.std(differences, 0, ddof=1)
-    over_all = [f"{mean:.2f} ± {spread:.2f}" for mean, spread in zip(means, spreads, strict=True)]
-    assert f"| all | | | {over_all[0]} | | | {' | '.join(over_all[1:])} |" in shown
-    test = ttest_1samp([lead for *_, lead in differences], 0)
+    shown, differences = (RESULTS / "tiny32-mobilenetv2" / "README.md").read_text(), []
+    for pair, means in means_of_pairs().items():
+        cells = []
+        for method in ("aws", "lrr"):
+            signs, mask = means[method, "signs"], means[method, "mask"]
+            cells += [signs, mask, signs - mask]
+        differences.append([cells[2], cells[5], cells[1] - cells[4], cells[2] - cells[5]])
+        assert f"| {pair} | {cells_of([*cells, *differences[-1][2:]])} |" in shown
+    aws, lrr, masks, lead = spreads_of(differences)
+    assert f"| all | | | {aws} | | | {lrr} | {masks} | {lead} |" in shown
+    leads = [row[-1] for row in differences]
+    test = ttest_1samp(leads, 0)
     low, high = test.confidence_interval()
-    assert f"**mean of the lead of the signs {means[-1]:.1f} ± {spreads[-1]:.1f}**" in shown
+    assert f"**mean of the lead of the signs {np.mean(leads):.1f} ± {np.std(leads, ddof=1):.1f}**" in shown
     assert f"one-sample t = {test.statistic:.2f} with 2 degrees of freedom, p = {test.pvalue:.3f}" in shown
     assert (f"{low:.1f}", f"{high:.1f}") == ("0.4", "8.4")
+
+
+def test_solutions_and_dense_networks_beside_the_signs_in_three_pairs_of_searches_follow_from_their_rows():
+    shown, differences = (RESULTS / "tiny32-mobilenetv2" / "README.md").read_text(), []
+    for pair, means in means_of_pairs().items():
+        dense, cells, of_signs = means[None, "dense"], [], []
+        for method in ("aws", "lrr"):
+            solution, signs = means[method, "solution"], means[method, "signs"]
+            cells += [solution, signs]
+            of_signs += [signs - solution, signs - dense]
+        differences.append(of_signs)
+        assert f"| {pair} | {cells_of([dense, *cells, *of_signs])} |" in shown
+    assert f"| all | | | | | | {' | '.join(spreads_of(differences))} |" in shown
 
 
 def test_the_differences_that_tell_signs_and_masks_apart_follow_from_their_rows():
