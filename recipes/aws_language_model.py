@@ -187,8 +187,9 @@ def run(text: Text) -> list[Row]:
     may_differ = ("seeds", "at", "starts", "output_dir")
     settings = {name: value for name, value in vars(options).items() if name not in may_differ}
     accelerator, measured = Accelerator(cpu=options.smoke), options.output_dir / "measurements"
-    with accelerator.main_process_first():
-        claim(options.output_dir, settings, resume=True)
+    with together(accelerator):
+        if accelerator.is_main_process:
+            claim(options.output_dir, settings, resume=True)
 
     def folder_of(job: Job) -> Path:
         return options.output_dir / "trainings" / job.name
