@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import torch
@@ -26,11 +27,8 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
     """What a library sets for its own processes, as accelerate does for FSDP, is not there for those of other tests."""
-    kept = dict(os.environ)
-    yield
-    for name in os.environ.keys() - kept.keys():
-        del os.environ[name]
-    os.environ.update(kept)
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import Images, ImageSplit
-from .evaluation import evaluate, recalibrate_on
+from .evaluation import evaluate, recalibrate_on_images
 from .parameters.unwrap import clean_name, unwrap
 from .searched_model import detach
 from .training import train
@@ -128,7 +128,7 @@ def error_barrier(
     def error(probe: nn.Module) -> float:
         probe.to(accelerator.device)
         if recalibrate_batches:
-            recalibrate_on(probe, train_data, batch_size, max_batches=recalibrate_batches)
+            recalibrate_on_images(probe, train_data, batch_size, max_batches=recalibrate_batches)
         return 100 - evaluate(probe, data, accelerator=accelerator)
 
     return barrier_between(a, b, error, points=points, progress=progress and accelerator.is_main_process)

@@ -107,7 +107,9 @@ def _forward(model: nn.Module, batch: Tensor | Sequence[Tensor] | Mapping[str, A
         model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
 
 
-def recalibrate_on(model: nn.Module, data: Images | ImageSplit, batch_size: int, *, max_batches: int = 20) -> None:
+def recalibrate_on_images(
+    model: nn.Module, data: Images | ImageSplit, batch_size: int, *, max_batches: int = 20
+) -> None:
     """`recalibrate` on training data in one order, that of seed 0, the same in every measurement."""
     recalibrate(model, batches(data, batch_size, seed=0), max_batches=max_batches)
 
@@ -123,7 +125,7 @@ def accuracy_of(
 ) -> float:
     """`evaluate` on `test_data`, after `recalibrate` on `train_data` if `recalibrated`; the protocol says whether."""
     if recalibrated:
-        recalibrate_on(model, train_data, batch_size)
+        recalibrate_on_images(model, train_data, batch_size)
     return evaluate(model, test_data, accelerator=accelerator)
 
 

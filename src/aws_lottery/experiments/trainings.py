@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import checked_tensors
 from ..config import PROTOCOLS
 from ..data import ImageData
-from ..evaluation import recalibrate_on
+from ..evaluation import recalibrate_on_images
 from ..mask_file.sparse_weights import solution_weights
 from ..processes import any_process, together
 from ..runs.checkpoint import CheckpointError, claim
@@ -173,7 +173,7 @@ class Trainings:
         config, protocol = self.training_of(jobs[0]), PROTOCOLS[self.protocol]
         if protocol.recalibrate:  # as the measurement does that comes before a training by itself
             for model in models:
-                recalibrate_on(model, self.data.train, config.batch_size)
+                recalibrate_on_images(model, self.data.train, config.batch_size)
         try:
             train_many(
                 models,
