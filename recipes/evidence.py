@@ -54,6 +54,7 @@ class Experiment:
     first: tuple[str, ...] = ()  # of the transfers: for every seed before any other
     seeds: tuple[int, ...] = (1, 2)
     barrier_seeds: tuple[int, ...] | None = None
+    dense_as_long: tuple[int, ...] = ()  # rounds: dense networks as long as the search to there and the final training
 
 
 PAPER = SMALL_IMAGES["resnet50"].final
@@ -126,6 +127,16 @@ for letter, search_seed in (("b", 1), ("c", 2)):
         transfers=("dense", "solution", "signs", "signs-norm", "mask"),
         seeds=(10 * search_seed + 11, 10 * search_seed + 12),
     )
+for letter, search_seed in (("d", 3), ("e", 4), ("f", 5), ("g", 6)):
+    EXPERIMENTS[f"tiny32-mobilenetv2-{letter}"] = replace(
+        EXPERIMENTS["tiny32-mobilenetv2"],
+        search_seed=search_seed,
+        search_rounds=9,
+        rounds=(6, 9),
+        transfers=("signs", "mask"),
+        seeds=(10 * search_seed + 11,),
+        dense_as_long=(6,),
+    )
 SMOKE = {"images": None, "image_size": 16, "warmup_epochs": 1, "epochs_per_round": 1, "search_rounds": 2, "seeds": (1,)}
 
 
@@ -137,6 +148,7 @@ def main() -> None:
     row = EXPERIMENTS[args.experiment]
     if args.smoke:
         row = replace(row, **SMOKE, rounds=(2,), barrier_rounds=(2,), final=replace(row.final, epochs=1, batch_size=8))
+        row = replace(row, dense_as_long=row.dense_as_long and (2,))
     args.output_dir = args.output_dir or f"runs/{args.experiment}"
     accelerator = accelerator_for(args)
     data = load_data(
@@ -159,22 +171,33 @@ def main() -> None:
         (partial(search, row, method, fresh, data, args.output_dir, accelerator) for method in row.methods),
         accelerator,
     )
-    for transfers in dict.fromkeys((row.first or row.transfers, row.transfers)):
+
+    def compare(folder: str, training: TrainingConfig, **what: Any) -> None:
         comparison = Comparison(
             [f"{args.output_dir}/search-{method}" for method in row.methods],
             fresh,
             data,
-            row.final,
-            output_dir=f"{args.output_dir}/comparison",
+            training,
+            output_dir=f"{args.output_dir}/{folder}",
             accelerator=accelerator,
-            rounds=row.rounds,
-            transfers=transfers,
             seeds=row.seeds,
-            barrier_seeds=row.barrier_seeds,
-            barrier_rounds=row.barrier_rounds,
+            **what,
         )
         comparison.run()
         accelerator.print((comparison.folder / "table.md").read_text())
+
+    for transfers in dict.fromkeys((row.first or row.transfers, row.transfers)):
+        compare(
+            "comparison",
+            row.final,
+            rounds=row.rounds,
+            transfers=transfers,
+            barrier_seeds=row.barrier_seeds,
+            barrier_rounds=row.barrier_rounds,
+        )
+    for index in row.dense_as_long:
+        epochs = row.warmup_epochs + index * row.epochs_per_round + row.final.epochs
+        compare(f"dense-{epochs}-epochs", replace(row.final, epochs=epochs), rounds=(index,), transfers=("dense",))
 
 
 def images_of(source: str, classes: range | None) -> str | DatasetDict:
