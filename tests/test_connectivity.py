@@ -158,11 +158,11 @@ def test_floating_buffers_are_interpolated_and_integers_are_those_of_the_first(m
     assert [state["num_batches_tracked"].item() for state in seen] == [6, 6, 6]
 
 
-def test_equal_infinities_stay(monkeypatch):
+def test_equal_infinities_stay_beside_values_that_move(monkeypatch):
     a, b = linear(1.0), linear(-1.0)
-    for model in (a, b):
-        model.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
-    assert recorded(monkeypatch, a, b)[1]["bounds"].tolist() == [-torch.inf, torch.inf]
+    for model, last in ((a, 4.0), (b, 2.0)):
+        model.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf, last]))
+    assert recorded(monkeypatch, a, b)[1]["bounds"].tolist() == [-torch.inf, torch.inf, 3.0]
 
 
 def test_networks_held_to_different_masks_are_both_whole_at_their_ends(monkeypatch):

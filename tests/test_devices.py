@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from two_devices import THERE, TwoDevices
 
-from aws_lottery import AWSPruner, Hold, SignedMask, SignedMaskConfig, TrainingConfig, pruner_for, train, train_many
+from aws_lottery import (
+    AWSPruner,
+    Hold,
+    SignedMask,
+    SignedMaskConfig,
+    TrainingConfig,
+    evaluate,
+    pruner_for,
+    train,
+    train_many,
+)
 from aws_lottery.data import Augmentation, Images
 from aws_lottery.data.splits import DecodedSplit
 from aws_lottery.models import fresh_network
@@ -159,6 +169,14 @@ def test_a_step_on_data_that_is_there_waits_for_the_device_nowhere(there, accele
         waits: list[list[str]] = []
         train(convnet, data, TrainingConfig(epochs=1, batch_size=8), accelerator=accelerator, seed=0, on_step=count)
         assert waits[1:3] == [[], []]  # before the first step the model is looked at, after the last one the loss
+
+
+def test_an_evaluation_waits_for_the_device_once(there, accelerator, convnet):
+    convnet, data = convnet.to("cuda"), images().to("cuda")
+    there.waits.clear()
+    in_four_batches = evaluate(convnet, data, accelerator=accelerator, batch_size=8)
+    assert there.waits == ["cpu"]
+    assert in_four_batches == evaluate(convnet, data, accelerator=accelerator, batch_size=32) > 0
 
 
 def test_two_devices_bring_no_warning_of_torch(monkeypatch):

@@ -234,11 +234,11 @@ def sgd_stability(
 
 @torch.no_grad()
 def _interpolate_(places: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> None:
-    """alpha * a + (1 - alpha) * b, put in place; a's where both are equal (infinities too) or not floating point."""
+    """alpha * a + (1 - alpha) * b, put in place; a's entries where both are equal (infinities too), and integers."""
     for name, place in places.items():
         theta, other = a[name], b[name].to(a[name])
         moves = theta.is_floating_point() or theta.is_complex()
-        place.copy_(other.lerp(theta, alpha) if moves and not torch.equal(theta, other) else theta)
+        place.copy_(torch.where(theta == other, theta, other.lerp(theta, alpha)) if moves else theta)
 
 
 def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:

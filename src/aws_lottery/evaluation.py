@@ -163,7 +163,7 @@ def evaluate(
         raise ValueError("evaluate: the data has no images")
     from .metrics import Accuracy
 
-    metric = Accuracy()
+    seen: list[Tensor] = []  # predictions and labels, (2, batch) each: they stay on the device until all are there
     model = unwrap(model)
     if not is_sharded_model(model):  # whose parts are where they belong
         model.to(accelerator.device)
@@ -171,8 +171,8 @@ def evaluate(
         for images, labels in loader:
             with accelerator.autocast():
                 predictions = logits(model(images)).argmax(dim=-1)
-            predictions, labels = accelerator.gather_for_metrics((predictions, labels))
-            metric.add_batch(predictions=predictions.cpu().numpy(), references=labels.cpu().numpy())
-    result = metric.compute()
+            seen.append(torch.stack(accelerator.gather_for_metrics((predictions, labels))))
+    predictions, labels = torch.cat(seen, dim=1).cpu().numpy()
+    result = Accuracy().compute(predictions=predictions, references=labels)
     assert result is not None
     return result["accuracy"]
