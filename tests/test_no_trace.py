@@ -1,6 +1,9 @@
 """A training is the same whatever was trained before it in the same process, to its end or to an error."""
 
 import copy
+import gc
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -120,11 +123,29 @@ def test_each_training_starts_with_the_same_loss_scale(accelerator_with, trained
     assert accelerator.scaler is scaler
 
 
+def graphs_of(training):
+    counters["stats"].clear()
+    training()
+    return counters["stats"]["unique_graphs"]
+
+
 @torch._dynamo.config.patch(recompile_limit=2)  # monkeypatch would leave it deleted
-def test_each_training_in_mixed_precision_is_compiled(convnet, accelerator_with, trained):
-    accelerator, graphs = accelerator_with(mixed_precision="bf16", dynamo_backend="eager"), []
-    for _ in range(2):
-        counters["stats"].clear()
-        trained(accelerator, convnet)
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs == [2, 2]  # of full and of partial batches
+def test_trainings_in_mixed_precision_are_compiled_once_for_each_model(make_convnet, accelerator_with, trained):
+    accelerator = accelerator_with(mixed_precision="bf16", dynamo_backend="eager")
+    first, second = make_convnet(), make_convnet()
+    graphs = [graphs_of(partial(trained, accelerator, model)) for model in (first, first, second, second)]
+    assert graphs == [2, 0, 2, 0]  # of full and of partial batches
+
+
+def test_a_search_in_mixed_precision_is_compiled_once_and_its_model_is_not_kept(make_convnet, data, accelerator_with):
+    accelerator = accelerator_with(mixed_precision="bf16", dynamo_backend="eager")
+    model = make_convnet()
+    graphs = [
+        graphs_of(partial(train, model, data, CONFIG, accelerator=accelerator, seed=stage.index))
+        for stage in AWSPruner(model, SignedMaskConfig(rounds=3)).rounds()
+    ]
+    assert graphs == [1, 2, 0, 0]  # the network; the network with interpolation, and the draw of alpha
+    there = weakref.ref(model)
+    del model
+    gc.collect()
+    assert there() is None

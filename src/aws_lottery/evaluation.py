@@ -171,7 +171,8 @@ def evaluate(
         for images, labels in loader:
             with accelerator.autocast():
                 predictions = logits(model(images)).argmax(dim=-1)
-            seen.append(torch.stack(accelerator.gather_for_metrics((predictions, labels))))
+            predictions, labels = accelerator.gather_for_metrics((predictions, labels))
+            seen.append(torch.stack([predictions, labels]))
     predictions, labels = torch.cat(seen, dim=1).cpu().numpy()
     result = Accuracy().compute(predictions=predictions, references=labels)
     assert result is not None

@@ -5,8 +5,10 @@ A search trains one model many times, and a notebook goes on after an error: nei
 
 import copy
 import gc
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 # What `Accelerator.prepare` sets on a model. While the last is there, it prepares the model no second time: without
 # mixed precision and without torch.compile.
 _SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
+# The model of the last training that was compiled in mixed precision -> (accelerator, forward), and what the one made
+# of the other.
+_FORWARD = weakref.WeakKeyDictionary[nn.Module, tuple[tuple, Callable]]()
 
 
 @contextmanager
@@ -45,15 +50,29 @@ def leaving_no_trace(model: nn.Module, accelerator: "Accelerator") -> Iterator[N
             vars(module).update(before[module])
         accelerator.gradient_state.dataloader_references = loaders
         accelerator.scaler = scaler
-        _forget_compiled(accelerator)
+        if accelerator.num_processes > 1 and compiles(accelerator):
+            torch.compiler.reset()  # what refers to the wrapper of DDP, another one in each training
         release(accelerator)
 
 
-def _forget_compiled(accelerator: "Accelerator") -> None:
-    """The code that was compiled, if it refers to wrappers of the model that were made for one training: torch compiles
-    for eight of them (`recompile_limit`), and no more."""
-    if compiles(accelerator) and (accelerator.native_amp or accelerator.num_processes > 1):
+def keep_compiled_(model: nn.Module, accelerator: "Accelerator") -> None:
+    """Let torch find what it compiled for the training before in mixed precision, if that was of this model too: called
+    once accelerate has prepared it.
+
+    torch keeps compiled code by the function that accelerate wraps the model's forward in, a new one in each training,
+    and for eight of them (`recompile_limit`) and no more. So the model gets the function of its last training, and
+    after another model's training all code is forgotten.
+    """
+    if not (accelerator.native_amp and compiles(accelerator)):
+        return
+    model = unwrap(model)
+    made, original = (getattr(vars(model).get(name), "__func__", None) for name in ("forward", "_original_forward"))
+    maker = (weakref.ref(accelerator), original)
+    if _FORWARD.get(model, (None,))[0] != maker:
         torch.compiler.reset()
+        _FORWARD.clear()
+    if made and original:  # a forward that is no method may refer to the model, and would keep it
+        model.forward = MethodType(_FORWARD.setdefault(model, (maker, made))[1], model)
 
 
 def compiles(accelerator: "Accelerator") -> bool:

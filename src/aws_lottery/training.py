@@ -17,7 +17,7 @@ from .data import Images, ImageSplit, batches
 from .data.batches import check_batch_size, shared
 from .evaluation import logits
 from .fsdp import prepared
-from .no_trace import leaving_no_trace
+from .no_trace import keep_compiled_, leaving_no_trace
 from .preflight import check_fit
 from .processes import refuse_sharding, share_buffers_
 from .sharding import local, reshard_
@@ -49,6 +49,7 @@ class Training:
         optimizer.zero_grad()  # a training that was cut between backward and step left its gradients
         self.schedule = SCHEDULES[config.schedule](optimizer, config)  # not prepared: it counts epochs, not steps
         self.network, self.optimizer = prepared(model, optimizer, accelerator)
+        keep_compiled_(model, accelerator)
         self.epoch = self.step = 0  # done, of the training and of the epoch
         self.total_loss = torch.zeros((), device=accelerator.device)  # over the steps of the epoch
         self.loss = math.nan  # mean over the last epoch that is done
