@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from accelerate.utils import gather_object
 from sharding_on_cpus import ShardingTrainer
 from test_trainer_callback import CONFIG, Net, Vectors, net
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from aws_lottery import HeldMask, SignedMask, SignedMaskConfig, WinningSignCallback
+from aws_lottery.integrations.checkpoints import STATE_FILE, load_search, save_search
 from aws_lottery.mask_file.sparse_weights import load_weights
 from aws_lottery.sharding import is_sharded, whole
 
@@ -231,3 +233,22 @@ def test_a_sharded_final_training_holds_its_mask_and_is_resumed_by_any_number_of
     start(Trainer, WinningSignCallback(CONFIG), str(tmp_path), per_device_train_batch_size=4).train()
     for processes, resume in ((2, None), (after, str(tmp_path / "final" / "checkpoint-10"))):
         debug_launcher(final, args=(str(tmp_path), processes, resume), num_processes=processes)
+
+
+def resume_where_one_process_sees_no_masks(folder):
+    PartialState._reset_state()
+    processes, look = PartialState(cpu=True), Path.is_file
+    if not processes.is_main_process:  # a process of its own, so nothing is undone
+        pytest.MonkeyPatch().setattr(Path, "is_file", lambda self: self.name != STATE_FILE and look(self))
+    args = TrainingArguments(folder, use_cpu=True)
+    state = TrainerState(global_step=3, stateful_callbacks={"Search": {"attributes": {"_search": "a"}}})
+    with pytest.raises(FileNotFoundError, match="the masks of the search at step 3 are not in"):  # on every process
+        load_search(args, state, net(), "Search")
+    processes.destroy_process_group()
+
+
+@pytest.mark.timeout(120)
+def test_what_one_process_can_not_resume_is_resumed_by_none(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    save_search(tmp_path / "checkpoint-3", {"search": "a", "step": 3})
+    debug_launcher(resume_where_one_process_sees_no_masks, args=(str(tmp_path),), num_processes=2)

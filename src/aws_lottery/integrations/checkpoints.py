@@ -71,9 +71,18 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
 
     Args:
         callback: name of the class whose state the Trainer kept.
-    Raises: ValueError if no search wrote the checkpoint, if a step had another number of rows then, if its shards are
-        damaged, or if it is of a sharded model and this is none; FileNotFoundError if the file of its state is missing.
+    Raises, on all processes: ValueError if no search wrote the checkpoint, if a step had another number of rows then,
+        if its shards are damaged, or if it is of a sharded model and this is none; FileNotFoundError if the file of its
+        state is missing.
     """
+    with together(PartialState()):
+        folder, saved = _saved_search(args, state, callback)
+        load_renamed_(model, folder)
+    return _with_shards(folder, saved, model)
+
+
+def _saved_search(args: TrainingArguments, state: TrainerState, callback: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of the checkpoint that is resumed, and the state of the search in it."""
     exported = (state.stateful_callbacks or {}).get(callback)  # type: ignore[union-attr]
     if not isinstance(exported, dict):
         raise ValueError(
@@ -86,8 +95,7 @@ def load_search(args: TrainingArguments, state: TrainerState, model: nn.Module, 
             saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)  # runs no code
             if (saved["search"], saved["step"]) == (exported["attributes"]["_search"], state.global_step):
                 _require_steps(saved, args, state)
-                load_renamed_(model, folder)
-                return _with_shards(folder, saved, model)
+                return folder, saved
     looked_in = " or ".join(map(str, folders))
     raise FileNotFoundError(
         f"the masks of the search at step {state.global_step} are not in {looked_in}, "

@@ -70,8 +70,9 @@ class HeldMask(TrainerCallback):
         warn_if_whole(AcceleratorState())
         self._release()
         model = unwrap(model)
-        if state.global_step and (folder := next(filter(Path.is_dir, resumed_folders(args, state)), None)):
-            load_renamed_(model, folder)
+        with together(PartialState()):
+            if state.global_step and (folder := next(filter(Path.is_dir, resumed_folders(args, state)), None)):
+                load_renamed_(model, folder)
         before = _nonzeros(parameters_of(model))
         if self.apply and not state.global_step:
             self.mask.apply_(model, **self.matching)
@@ -96,7 +97,8 @@ class HeldMask(TrainerCallback):
         """Leave the model an ordinary one, with the same BatchNorm statistics on all processes."""
         share_buffers_(unwrap(model), PartialState())
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            load_renamed_(unwrap(model), Path(state.best_model_checkpoint))
+            with together(PartialState()):
+                load_renamed_(unwrap(model), Path(state.best_model_checkpoint))
         self._release()
 
     def _release(self) -> None:
