@@ -1,6 +1,7 @@
 """Checkpoints and settings on disk: no flipped bit goes unnoticed, and no kill leaves less than a whole one."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -111,6 +112,26 @@ def test_the_same_settings_are_taken_and_others_listed(tmp_path):
         claim(tmp_path, {**SETTINGS, "seed": 1}, resume=True)
     with pytest.raises(CheckpointError, match="data: None there, 'abc' now"):
         claim(tmp_path, {**SETTINGS, "data": "abc"}, resume=True)
+
+
+def test_of_two_runs_that_find_a_folder_empty_at_once_one_gets_it(tmp_path, monkeypatch):
+    claim(tmp_path, SETTINGS, resume=True)
+    monkeypatch.setattr(Path, "exists", lambda self: False)  # as if the others had looked before that
+    claim(tmp_path, SETTINGS, resume=True)
+    with pytest.raises(CheckpointError, match="seed: 0 there, 1 now"):
+        claim(tmp_path, {**SETTINGS, "seed": 1}, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_system_without_links_has_runs_too(tmp_path, monkeypatch):
+    def no_links(here, there):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    claim(tmp_path / "a", SETTINGS, resume=True)
+    with pytest.raises(CheckpointError, match="seed: 0 there, 1 now"):
+        claim(tmp_path / "a", {**SETTINGS, "seed": 1}, resume=True)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run.json"]
 
 
 def test_settings_that_differ_within_a_group_are_listed_by_themselves(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 _DIGITS = 16  # of the name of a temporary file
@@ -12,6 +13,16 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
 
     Raises: OSError with the path.
     """
+    _write(path, data, os.replace)
+
+
+def create_file(path: str | os.PathLike, data: bytes) -> None:
+    """The same where no file is. Raises: FileExistsError if there is one, also for all but one of several processes
+    that do this at once."""
+    _write(path, data, _link)
+
+
+def _write(path: str | os.PathLike, data: bytes, put: Callable[[Path, str | os.PathLike], None]) -> None:
     # not the tempfile module, whose files only their owner may read
     temporary = Path(path).with_name(temporary_name())
     try:
@@ -19,11 +30,20 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put(temporary, path)
     except OSError as error:  # that of a full disk names no file, others the temporary one
         raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: str | os.PathLike) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.replace(temporary, path)
 
 
 def temporary_name() -> str:

@@ -6,13 +6,14 @@ Of a sharded model the file has all but the sharded tensors, and names the folde
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..atomic import replace_file
+from ..atomic import create_file, replace_file
 from ..processes import of_first, together
 from ..random_states import random_states, set_random_states
 from ..strict_json import CHECKED, CHECKSUM, read_object, to_json, with_checksum, without_checksum
@@ -168,7 +169,8 @@ def claim(
     resume: bool,
     may_go_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda there, now: False,
 ) -> None:
-    """Make `folder` the home of a run with these settings, in run.json with their checksum.
+    """Make `folder` the home of a run with these settings, in run.json with their checksum. Of runs that do so at once
+    in an empty folder, one makes it its own.
 
     Args:
         may_go_on: says of other settings there, and those now, whether the run there goes on with these; run.json is
@@ -177,11 +179,11 @@ def claim(
         damaged, or if it holds any run and `resume` is False.
     """
     sealed = with_checksum(settings)
-    path = folder / SETTINGS_FILE
+    path, text = folder / SETTINGS_FILE, (to_json(sealed, indent=2) + "\n").encode()
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (to_json(sealed, indent=2) + "\n").encode())
-        return
+        with suppress(FileExistsError):  # runs that share a folder may come at once
+            return create_file(path, text)
     if not resume:
         raise CheckpointError(f"{folder} holds a run already; take another output folder, or resume")
     theirs = _settings_in(path)
@@ -192,7 +194,7 @@ def claim(
         for difference in _differences(key, theirs.get(key), sealed.get(key))
     ]
     if differences and may_go_on(without_checksum(theirs), without_checksum(sealed)):
-        replace_file(path, (to_json(sealed, indent=2) + "\n").encode())
+        replace_file(path, text)
     elif differences:
         raise CheckpointError(
             f"{folder} holds a run with other settings:\n  " + "\n  ".join(differences) + "\n"
