@@ -15,9 +15,10 @@ from accelerate import Accelerator
 from aws_lottery import SignedMask, __version__
 from aws_lottery.cli.commands import COMMANDS
 from aws_lottery.cli.main import main
-from aws_lottery.cli.options import data_for, options
+from aws_lottery.cli.options import data_for, options, written_options
 from aws_lottery.cli.parser import CommandParser, chosen, given_options, options_text
 from aws_lottery.data.made_up import made_up_images
+from aws_lottery.runs.checkpoint import CheckpointError
 from aws_lottery.runs.lock import locked
 
 
@@ -178,6 +179,24 @@ def test_a_run_that_its_folder_refuses_is_a_message_and_leaves_the_options_that_
     assert "aws-lottery find: another run is under way in a run" in capsys.readouterr().err
     assert find("--rounds", "2") == 0
     assert json.loads((tmp_path / "a run/options.json").read_text())["rounds"] == 2
+
+
+def test_the_options_are_those_of_the_run_that_has_the_folder(tmp_path, accelerator):
+    ours, theirs = (SimpleNamespace(output_dir=str(tmp_path), rounds=rounds) for rounds in (1, 2))
+    with (
+        written_options(ours, {}, accelerator),
+        pytest.raises(CheckpointError),
+        written_options(theirs, {}, accelerator),
+    ):
+        raise CheckpointError  # they came at once, and the folder refuses them
+    assert json.loads((tmp_path / "options.json").read_text())["rounds"] == 1
+
+
+def test_an_output_folder_that_is_a_file_is_a_message(find, tmp_path, capsys):
+    (tmp_path / "a run").write_text("mine")
+    assert find() == 1
+    message = "aws-lottery find: can't write to the folder 'a run': 'a run' is a file; take another folder"
+    assert message in capsys.readouterr().err
 
 
 def test_a_training_that_diverges_is_a_message_and_the_folder_is_free_for_a_lower_rate(find, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """What a user may well do by mistake ends in the right answer or in an error that says what to do."""
 
 import copy
+import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +20,11 @@ from aws_lottery import (
     evaluate,
     find_signed_mask,
     recalibrate,
+    verify,
 )
-from aws_lottery.data import Images
+from aws_lottery.data import ImageData, Images
 from aws_lottery.preflight import check_fit
+from aws_lottery.runs.final_training import final_training
 from aws_lottery.training import _warn_of_whole_batches
 
 ONE_ROUND = SignedMaskConfig(rounds=1, warmup_epochs=1, epochs_per_round=1)
@@ -202,6 +206,60 @@ def test_a_search_that_fails_before_a_checkpoint_of_its_training_leaves_its_fold
     convnet.apply(lambda layer: layer.reset_parameters() if hasattr(layer, "reset_parameters") else None)
     mask = find_signed_mask(convnet, data, ONE_ROUND, TrainingConfig(batch_size=4), **options)
     assert mask.remaining == pytest.approx(0.8, abs=0.01)
+
+
+def find(model, data, accelerator, folder):
+    find_signed_mask(model, data, ONE_ROUND, TrainingConfig(batch_size=8), output_dir=folder, accelerator=accelerator)
+
+
+def save(model, data, accelerator, folder):
+    SignedMask.from_model(model).save_pretrained(folder)
+
+
+def train_from(model, data, accelerator, folder):
+    images, config = ImageData(data, data, 4, "made up"), TrainingConfig(batch_size=8)
+    final_training(model, images, config, output_dir=folder, accelerator=accelerator, identity={}, seed=0)
+
+
+def check(model, data, accelerator, folder):
+    """`verify`, and with it `Comparison`, which makes its folder in the same place."""
+    images, config = ImageData(data, data, 4, "made up"), TrainingConfig(batch_size=8)
+    mask = SignedMask.from_model(model)
+    verify(
+        mask, lambda seed: copy.deepcopy(model), images, config, output_dir=folder, accelerator=accelerator, plots=False
+    )
+
+
+@pytest.mark.parametrize("use", [find, save, train_from, check])
+@pytest.mark.parametrize("folder", ["notes", "notes/run/1"])
+def test_an_output_folder_that_is_a_file_or_in_one_is_named_with_what_to_do(
+    convnet, data, accelerator, tmp_path, folder, use
+):
+    (tmp_path / "notes").write_text("mine")
+    message = f"can't write to the folder '{tmp_path / folder}': '{tmp_path / 'notes'}' is a file; take another folder"
+    with pytest.raises(NotADirectoryError, match=f"^{re.escape(message)}$"):
+        use(convnet, data, accelerator, tmp_path / folder)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("use", [find, save, train_from, check])
+def test_an_output_folder_that_may_not_be_written_to_is_named_with_what_to_do(
+    convnet, data, accelerator, tmp_path, monkeypatch, use
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    message = f"can't write to the folder '{tmp_path}': this user may not write to '{tmp_path}'; take another folder"
+    with pytest.raises(PermissionError, match=f"^{re.escape(message)}, or change its permissions$"):
+        use(convnet, data, accelerator, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_output_folder_in_one_that_may_not_be_written_to_names_that_one(convnet, tmp_path, monkeypatch):
+    def refuse(self, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(PermissionError, match=f"this user may not write to '{tmp_path}'"):
+        SignedMask.from_model(convnet).save_pretrained(tmp_path / "a" / "b")
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(convnet, data, accelerator, tmp_path):

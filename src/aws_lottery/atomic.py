@@ -1,8 +1,9 @@
-"""Writing files so that they are whole, or not there."""
+"""Writing files so that they are whole, or not there, and making the folders for them."""
 
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _DIGITS = 16  # of the name of a temporary file
@@ -44,6 +45,24 @@ def _link(temporary: Path, path: str | os.PathLike) -> None:
         raise
     except OSError:  # a file system without links
         os.replace(temporary, path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, if need be, to write files to.
+
+    Raises: NotADirectoryError or PermissionError that names what is in the way, and what to do; other OSErrors.
+    """
+    with suppress(FileExistsError, NotADirectoryError, PermissionError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise NotADirectoryError(f"can't write to the folder '{folder}': '{there}' is a file; take another folder")
+    raise PermissionError(
+        f"can't write to the folder '{folder}': this user may not write to '{there}'; take another folder, or change "
+        "its permissions"
+    )
 
 
 def temporary_name() -> str:

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..atomic import replace_file
+from ..atomic import make_folder, replace_file
 from ..formats.bitmask import to_bitmask
 from ..formats.csr import to_csr
 from ..formats.onnx import require_onnx, to_onnx
@@ -77,7 +77,7 @@ def _weights(mask: SignedMask, args: argparse.Namespace) -> dict[str, Tensor]:
 
 def _save(tensors: Weights, args: argparse.Namespace) -> None:
     path = Path(args.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     replace_file(path, safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}))
 
 
@@ -85,7 +85,7 @@ def _csr(weights: Weights, mask: SignedMask, args: argparse.Namespace) -> None:
     from scipy.sparse import save_npz
 
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, matrix in to_csr(weights, mask.prunable).items():
         save_npz(folder / f"{name}.npz", matrix)
 
@@ -96,7 +96,7 @@ def _onnx(weights: Weights, mask: SignedMask, args: argparse.Namespace) -> None:
     options = options_under(name, mask.config.protocol) if mask.config else {}
     model = create_model(name, classes, image_size=args.image_size, **options)
     model.load_state_dict(dict(weights))
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(args.output).parent)
     to_onnx(model, args.output, torch.zeros(2, 3, args.image_size, args.image_size))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..atomic import make_folder
+
 LOG_FILE = "log.txt"
 LOGGER = logging.getLogger("aws_lottery")
 
@@ -40,7 +42,7 @@ def start_logging(folder: str | None) -> None:
     LOGGER.addHandler(shown)
     LOGGER.setLevel(logging.INFO)
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(folder))
         handler = _InFile(Path(folder) / LOG_FILE, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         LOGGER.addHandler(handler)

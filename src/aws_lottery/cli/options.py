@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..atomic import replace_file
+from ..atomic import make_folder, replace_file
 from ..data import ImageData, load_data
 from ..data.made_up import made_up_images
 from ..models import ARCHITECTURES, fresh_network, options_under
@@ -176,22 +176,20 @@ def _trackers(names: Sequence[str]) -> list[Any]:
 def written_options(args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> Iterator[None]:
     """Write OPTIONS_FILE to the output folder of the run in this block; `used` has the values of options not given.
 
-    In the folder of an earlier run, whose options it has, it is written at the end of the block: this run may be
-    refused, or go on for more rounds.
+    In the folder of an earlier run, whose options it has, it is written at the end of the block alone: this run may be
+    refused, or go on for more rounds. In a new one it is written then, too, as another run may have come at once.
     """
     folder = Path(args.output_dir)
-    is_new = not any_process((folder / SETTINGS_FILE).exists(), accelerator)
-    if is_new:
+    if not any_process((folder / SETTINGS_FILE).exists(), accelerator):
         _write_options(folder, args, used, accelerator)
     yield
-    if not is_new:
-        _write_options(folder, args, used, accelerator)
+    _write_options(folder, args, used, accelerator)
 
 
 def _write_options(folder: Path, args: argparse.Namespace, used: Mapping[str, Any], accelerator: Any) -> None:
     with together(accelerator):
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             replace_file(folder / OPTIONS_FILE, options_text(args, used).encode())
 
 

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..atomic import replace_file
+from ..atomic import make_folder, replace_file
 from ..mask import SignedMask
 from ..mask_file import hub
 from ..mask_file.pretrained import CARD_FILE, CONFIG_FILE, MASK_FILE
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     cached = hub.fetch(args.repo, FILES, revision=args.revision)
     mask = SignedMask.from_pretrained(cached)  # raises for what is not whole, before anything is written
     folder = Path(args.output_dir or args.repo.rpartition("/")[2])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in FILES:
         replace_file(folder / name, (cached / name).read_bytes())
     print(f"{folder}: {mask!r}\ncommit {cached.name}")

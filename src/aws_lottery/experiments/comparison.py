@@ -50,7 +50,6 @@ class Comparison:
         TypeError: For a single search, round, transfer or seed that is in no list, or a network instead of `fresh`.
         ValueError: For an unknown transfer, a round that a search does not have, two searches by one method, or
             searches under two protocols.
-        CheckpointError: If output_dir holds a comparison of other searches, data or hyper-parameters.
 
     Example:
         >>> from aws_lottery import Comparison
@@ -106,6 +105,10 @@ class Comparison:
 
         Returns:
             The rows of results.jsonl.
+
+        Raises:
+            CheckpointError: If output_dir holds a comparison of other searches, data or hyper-parameters.
+            OSError: If output_dir is a file, or can't be written to.
         """
         self.trainings.claim()
         rows = self.trainings.rows(

@@ -90,6 +90,7 @@ def verify(
         TypeError: For one seed that is in no list, or a network instead of `fresh`.
         ValueError: For a mask without signs or that does not fit, a number out of range, or seeds twice.
         ModuleNotFoundError: Without matplotlib.
+        OSError: If output_dir is a file, or can't be written to.
         CheckpointError: If output_dir is of another mask, data or training; as `SignedMask.from_pretrained`.
 
     Example:

@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from ..atomic import make_folder
 from ..config import METHODS, PROTOCOLS, SignedMaskConfig
 from ..fsdp import check_shardable
 from ..mask import SignedMask
@@ -137,7 +138,7 @@ class WinningSignCallback(TrainerCallback, ExportableState):
         if is_sharded_model(pruner.model):
             folder = Path(args.output_dir or ".")
             with together(PartialState()):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             require_shared(folder, PartialState())
         if saved is not None:
             pruner.load_state_dict(saved["pruner"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 
+from ..atomic import make_folder
 from . import hub, model_card, pretrained
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Shareable(ModelHubMixin):
             >>> mask.save_pretrained("my-mask")  # doctest: +SKIP
         """
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         readme = folder / pretrained.CARD_FILE
         existing = {"existing": readme.read_text(encoding="utf-8")} if readme.exists() else {}
         card = self.generate_model_card(**{**existing, **(model_card_kwargs or {})})

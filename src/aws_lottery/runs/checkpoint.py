@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..atomic import create_file, replace_file
+from ..atomic import create_file, make_folder, replace_file
 from ..processes import of_first, together
 from ..random_states import random_states, set_random_states
 from ..strict_json import CHECKED, CHECKSUM, read_object, to_json, with_checksum, without_checksum
@@ -181,7 +181,7 @@ def claim(
     sealed = with_checksum(settings)
     path, text = folder / SETTINGS_FILE, (to_json(sealed, indent=2) + "\n").encode()
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with suppress(FileExistsError):  # runs that share a folder may come at once
             return create_file(path, text)
     if not resume:

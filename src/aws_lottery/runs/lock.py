@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from ..atomic import replace_file, temporary_name
+from ..atomic import make_folder, replace_file, temporary_name
 from ..processes import any_process, of_first, together
 from ..strict_json import read_file, to_json, with_checksum
 
@@ -38,7 +38,7 @@ def locked(path: Path, accelerator: "Accelerator") -> Iterator[None]:
     lock = FileLock(path)
     with together(accelerator):
         if accelerator.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
