@@ -14,11 +14,12 @@ from accelerate import Accelerator
 
 from aws_lottery import SignedMask, __version__
 from aws_lottery.cli.commands import COMMANDS
+from aws_lottery.cli.logs import LOG_FILE
 from aws_lottery.cli.main import main
 from aws_lottery.cli.options import data_for, options, written_options
-from aws_lottery.cli.parser import CommandParser, chosen, given_options, options_text
+from aws_lottery.cli.parser import OPTIONS_FILE, CommandParser, chosen, given_options, options_text
 from aws_lottery.data.made_up import made_up_images
-from aws_lottery.runs.checkpoint import CheckpointError
+from aws_lottery.runs.checkpoint import BEGINNING, CheckpointError
 from aws_lottery.runs.lock import locked
 
 
@@ -190,6 +191,10 @@ def test_the_options_are_those_of_the_run_that_has_the_folder(tmp_path, accelera
     ):
         raise CheckpointError  # they came at once, and the folder refuses them
     assert json.loads((tmp_path / "options.json").read_text())["rounds"] == 1
+
+
+def test_what_a_command_writes_before_its_run_is_nothing_that_was_done():
+    assert {LOG_FILE, OPTIONS_FILE} < BEGINNING
 
 
 def test_an_output_folder_that_is_a_file_is_a_message(find, tmp_path, capsys):

@@ -137,6 +137,35 @@ def test_a_killed_run_goes_on_to_the_same_mask_bit_for_bit(whole, tmp_path, step
     assert untimed(tmp_path) == untimed(whole[1])
 
 
+def test_a_run_killed_before_its_first_step_is_in_a_checkpoint_leaves_its_folder_to_other_settings(tmp_path, caplog):
+    assert killed_at(3, tmp_path / "a", checkpoint_seconds=300.0) == -signal.SIGKILL
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {".lock", "run.json", "checkpoint.pt"}
+    other = TrainingConfig(batch_size=16)
+    with caplog.at_level("INFO", logger="aws_lottery"):
+        mask = search(tmp_path / "a", training=other)
+    assert f"{tmp_path / 'a'} held a run with other settings that had not done anything yet" in caplog.text
+    assert dict_of(mask) == dict_of(search(tmp_path / "b", training=other))
+
+
+def test_the_folder_of_a_comparison_without_results_is_not_taken_as_it_may_be_under_way(tmp_path):
+    checkpoint.claim(tmp_path, {"training": {}}, resume=True)
+    with pytest.raises(CheckpointError, match="seed: None there, 0 now"):
+        search(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "round-01", "notes.txt"])
+def test_a_run_that_may_have_done_something_keeps_its_folder(tmp_path, left):
+    assert killed_at(3, tmp_path, checkpoint_seconds=300.0) == -signal.SIGKILL
+    (tmp_path / left).touch()
+    with pytest.raises(CheckpointError, match=r"training\.batch_size: 8 there, 16 now"):
+        search(tmp_path, training=TrainingConfig(batch_size=16))
+    assert (tmp_path / left).exists()
+    (tmp_path / left).unlink()
+    assert killed_at(5, tmp_path) == -signal.SIGKILL  # a step is in the checkpoint
+    with pytest.raises(CheckpointError, match=r"training\.batch_size: 8 there, 16 now"):
+        search(tmp_path, training=TrainingConfig(batch_size=16))
+
+
 def test_a_killed_run_goes_on_to_the_same_average(tmp_path):
     training = TrainingConfig(batch_size=8, ema_decay=0.8)
     expected = search(tmp_path / "whole", training=training)

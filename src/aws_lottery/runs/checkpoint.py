@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "run.json"
 LAST, PREVIOUS, _NEW = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-new.pt"
 _DIGEST = hashlib.sha256
+BEGINNING = {SETTINGS_FILE, ".lock", "options.json", "log.txt"}  # what is in a run's folder before it has a checkpoint
 NOT_SET = "not set"  # for a setting that only one of two runs has
 
 
@@ -154,6 +155,17 @@ def remove(folder: Path, *, keep_last: bool = False) -> None:
     for name in (_NEW, PREVIOUS) if keep_last else (_NEW, PREVIOUS, LAST):
         (folder / name).unlink(missing_ok=True)
     shards.remove(folder, but=[_shards_of(folder / LAST)])
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether a run that ended in `folder` left nothing but what it began with: no step is in a checkpoint, and no file
+    is there that it may have written later. A run may be under way; who asks has to hold its lock."""
+    left = {path.name for path in folder.iterdir()} - BEGINNING
+    try:
+        state = _read(folder / LAST) if LAST in left else dict[str, Any](steps=0)
+        return not state["steps"] and left <= {LAST, state.get("shards", {}).get("folder")}
+    except Exception:  # it is damaged, and may have held more
+        return False
 
 
 def release(folder: Path) -> None:

@@ -30,8 +30,8 @@ class Run:
     """Writes run.json, metrics.jsonl and checkpoint.pt; the same settings in the same folder go on where it was.
 
     To be used in a `with` block, at whose start the checkpoint is loaded if there is one. SIGTERM and SIGINT ask in it
-    for a checkpoint and an orderly end, a second one ends at once; the folder is free again after it. A run that an
-    error ends before any step is in a checkpoint leaves the folder to other settings, too.
+    for a checkpoint and an orderly end, a second one ends at once; the folder is free again after it. A run that ends
+    before any step is in a checkpoint, by an error or killed, leaves the folder to other settings, too.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Run:
         for place in (self.folder, *self.folder.glob("round-*")):
             remove_leftovers(place)
         self.is_new = not (self.folder / checkpoint.SETTINGS_FILE).exists()
-        checkpoint.claim(self.folder, self.settings, resume=self.resume, may_go_on=self.may_go_on)
+        checkpoint.claim(self.folder, self.settings, resume=self.resume, may_go_on=self._may_go_on)
         state = sum(value.nbytes for value in self.model.state_dict().values())
         needed, free = 2 * state, shutil.disk_usage(self.folder).free  # at least: the weights and a moment of them
         if free < needed:
@@ -166,6 +166,18 @@ class Run:
                 f"{self.folder} has room for {free:,} bytes, the next checkpoint needs at least {needed:,}; "
                 "make room, or take an output folder on another disk"
             )
+
+    def _may_go_on(self, there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """As the function that was given; and in the folder of a run that was killed before it had done anything."""
+        if self.may_go_on(there, now):
+            return True
+        is_of_a_run = "mixed_precision" in there  # not of a comparison, under way without a lock
+        if not (is_of_a_run and checkpoint.holds_nothing(self.folder)):
+            return False
+        logger.info("%s held a run with other settings that had not done anything yet: it begins anew", self.folder)
+        checkpoint.remove(self.folder)
+        self.is_new = True
+        return True
 
     def _load(self, state: Mapping[str, Any] | None) -> None:
         if state is None:

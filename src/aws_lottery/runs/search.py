@@ -97,6 +97,7 @@ def find_signed_mask(
             disk is full.
         ValueError: If the model does not fit the data, accelerate can't shard it as it is set, or a process does not
             see output_dir as the first one does.
+        OSError: If output_dir is a file, or can't be written to.
         FloatingPointError: If the loss is NaN or infinite, before anything is pruned or saved over.
         Interrupted: After SIGTERM or SIGINT.
         Busy: If a search is under way in output_dir.
@@ -271,6 +272,8 @@ def _has_more_rounds(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
     Raises:
         CheckpointError: If it is done and left no checkpoint to go on from.
     """
+    if "search" not in there:  # a final training, or a comparison
+        return False
     past, future = (dict(settings["search"]) for settings in (there, now))
     rounds, more = past.pop("rounds"), future.pop("rounds")
     for config in (past, future):
