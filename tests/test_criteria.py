@@ -74,6 +74,7 @@ def test_each_score_is_asked_for_once_so_that_it_may_be_random():
     ("score", "message"),
     [
         (lambda name, weight, gradient: -weight, "score of 'w' has negative, NaN or infinite entries"),
+        (lambda name, weight, gradient: weight.cumsum(0) - 2, "score of 'w' has negative, NaN or infinite entries"),
         (lambda name, weight, gradient: weight / 0, "score of 'w' has negative, NaN or infinite entries"),
         (lambda name, weight, gradient: weight.sum(), r"a floating tensor of shape \(4,\), got float32 of shape \(\)"),
         (lambda name, weight, gradient: weight.int(), r"a floating tensor of shape \(4,\), got int32 of shape \(4,\)"),

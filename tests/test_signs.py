@@ -20,6 +20,11 @@ def test_sign0_is_zero_where_the_mask_is():
     assert s["b"].tolist() == [-1]
 
 
+def test_sign0_refuses_a_mask_of_another_shape():
+    with pytest.raises(ValueError, match=r"mask for 'w' has shape \(1,\), the parameter has \(2,\)"):
+        sign0({"w": tensor([0.5, -0.2])}, {"w": tensor([1], dtype=torch.uint8)})
+
+
 def test_interpolate_goes_from_init_to_psi():
     psi, init = {"g": tensor([3.0])}, {"g": tensor([1.0])}
     assert [interpolate(psi, init, a)["g"].item() for a in (0.0, 0.25, 1.0)] == [1.0, 1.5, 3.0]
@@ -48,7 +53,7 @@ def test_transfer_takes_magnitudes_from_init_and_signs_from_the_mask():
 
 
 def test_transfer_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"'w' has shape \(2,\), the parameter has \(3,\)"):
+    with pytest.raises(ValueError, match=r"^signed mask for 'w' has shape \(2,\), the parameter has \(3,\)"):
         transfer({"w": torch.ones(3)}, {"w": torch.ones(2)})
     with pytest.raises(ValueError, match="'v', which is not among the parameters"):
         transfer({"w": torch.ones(3)}, {"v": torch.ones(3)})
@@ -56,6 +61,12 @@ def test_transfer_refuses_what_does_not_fit():
 
 def test_remaining_counts_all_tensors_together():
     assert remaining({"a": tensor([1, 0]), "b": tensor([-1, 1, 1, 1, 0, 0])}) == 0.625
+
+
+@pytest.mark.parametrize("mask", [{}, {"w": torch.ones(0)}])
+def test_nothing_has_no_share_that_remains(mask):
+    with pytest.raises(ValueError, match="remaining needs at least one entry, the mask has none"):
+        remaining(mask)
 
 
 def test_prune_drops_the_smallest_survivors():
@@ -87,8 +98,9 @@ def test_prune_breaks_ties_by_name_then_row_major_index():
 def test_prune_with_ties_drops_all_that_are_as_small_as_the_last():
     theta = {"a": torch.tensor([0.1, 0.5, 0.1]), "b": torch.tensor([0.1, 0.9, 0.2])}
     mask = {name: torch.ones(3, dtype=torch.uint8) for name in theta}
-    pruned = prune(theta, mask, 0.2, with_ties=True)  # floor(0.2 * 6) = 1
-    assert {name: m.tolist() for name, m in pruned.items()} == {"a": [0, 1, 0], "b": [0, 1, 1]}
+    for rate, truncate in ((0.2, False), (0.5, True)):  # one of the three 0.1, and all: with_ties goes before truncate
+        pruned = prune(theta, mask, rate, with_ties=True, truncate_survivors=truncate)
+        assert {name: m.tolist() for name, m in pruned.items()} == {"a": [0, 1, 0], "b": [0, 1, 1]}
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(0.2, [0, 1, 1, 1, 1]), (0.4, [0, 1, 1, 1, 1]), (0.6, [0, 0, 0, 1, 1])])
@@ -132,6 +144,26 @@ def test_prune_tells_neighbouring_floats_apart():
     assert prune({"w": wide}, {"w": torch.ones(2)}, 0.5)["w"].tolist() == [1, 0]
 
 
+def test_prune_ranks_weights_of_different_precision_in_the_widest():
+    theta = {"a": tensor([1.0]), "b": tensor([1.0 - 2**-53, 2.0], dtype=torch.float64)}
+    kept = prune(theta, {"a": torch.ones(1), "b": torch.ones(2)}, 0.4)  # floor(0.4 * 3) = 1
+    assert (kept["a"].tolist(), kept["b"].tolist()) == ([1], [0, 1])
+
+
+def test_a_prune_of_nothing_gives_a_mask_of_its_own():
+    mask = {"w": torch.ones(4)}
+    kept = prune({"w": torch.ones(4)}, mask, 0.2)["w"]  # floor(0.2 * 4) = 0
+    kept[0] = 0
+    assert mask["w"].tolist() == [1, 1, 1, 1]
+
+
+def test_prune_refuses_a_mask_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"^mask for 'w' has shape \(1,\), the parameter has \(2,\)"):
+        prune({"w": torch.ones(2)}, {"w": torch.ones(1)}, 0.5)
+    with pytest.raises(ValueError, match="^mask names 'v', which is not among the parameters"):
+        prune({"w": torch.ones(2)}, {"v": torch.ones(2)}, 0.5)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_prune_and_sign0_refuse_what_is_not_finite_by_name(value):
     theta = {"fine": torch.ones(2), "layer3.weight": tensor([1.0, value])}
@@ -140,6 +172,12 @@ def test_prune_and_sign0_refuse_what_is_not_finite_by_name(value):
         prune(theta, masks, 0.2)
     with pytest.raises(ValueError, match=r"'layer3\.weight'"):
         sign0(theta)
+    with pytest.raises(ValueError, match="'scale'"):
+        sign0({"scale": tensor([value])})
+
+
+def test_a_parameter_without_entries_has_no_signs_to_refuse():
+    assert sign0({"w": torch.ones(0, 3)})["w"].shape == (0, 3)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
