@@ -164,11 +164,6 @@ def test_psi_init_of_a_trained_network_is_that_of_a_fresh_one_when_given(convnet
     assert torch.equal(norm_interpolation.state(convnet)["1._aws_init_weight"], trained)
 
 
-def test_psi_init_that_does_not_fit_is_refused(convnet):
-    with pytest.raises(ValueError, match=r"psi_init: '1\.weight' is missing, the model has \(8,\)"):
-        AWSPruner(convnet, config(), psi_init={})
-
-
 def test_provenance_tells_the_chain_of_masks_before_the_oldest_first(convnet, images, tmp_path):
     first = searched(AWSPruner(convnet, config(rounds=1)), images)
     mask = first.signed_mask()

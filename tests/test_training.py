@@ -271,15 +271,20 @@ def test_statistics_are_as_they_were_if_a_batch_can_not_be_taken(convnet):
 
 
 def test_recalibration_does_not_interpolate(convnet, data):
+    convnet[4] = nn.BatchNorm2d(8)  # its statistics depend on psi of the first
     pruner = AWSPruner(convnet, SignedMaskConfig(rounds=1))
     stages = pruner.rounds()
     next(stages), next(stages)
+    with torch.no_grad():
+        convnet[1].weight.fill_(3.0)
     convnet(data.tensors[0])
-    state = copy.deepcopy(convnet.state_dict())
+    state, plain = copy.deepcopy(convnet.state_dict()), pruner.sparse_copy()
     alpha = norm_interpolation.state(convnet)["_aws_alpha_state"].clone()
-    recalibrate(convnet, batches(data, 8))
+    for model in (convnet, plain):
+        recalibrate(model, batches(data, 8))
     assert torch.equal(alpha, norm_interpolation.state(convnet)["_aws_alpha_state"])
     assert torch.equal(convnet[1].weight, state["1.weight"])
+    assert torch.equal(convnet[4].running_mean, plain[4].running_mean)
 
 
 def test_recalibration_leaves_a_network_without_batch_norm_alone(data):

@@ -69,6 +69,16 @@ def test_a_start_needs_trained_weights_for_phi_or_psi_of_the_search():
         "magnitudes",
     ]
     assert Transfer("trained weights, fresh norm", None, phi="search").needs_weights
+    model = network([1.0, -2.0, -3.0, -4.0], scale=1.0, bias=0.0)
+    transfer_(model, TRANSFERS["signs"], SignedMask.from_model(found()))  # without any
+    assert model[0].weight.tolist() == [[-1.0, 0.0, 3.0, -4.0]]
+
+
+def test_signs_of_psi_come_under_the_magnitudes_of_its_init_and_are_0_where_psi_is():
+    model, trained = network([1.0] * 4, scale=-2.0, bias=0.5), network([1.0] * 4, scale=-0.1, bias=0.0)
+    weights = trained.state_dict()
+    transfer_(model, TRANSFERS["signs-norm-signs"], SignedMask.from_model(trained), weights=weights)
+    assert (model[1].weight.item(), model[1].bias.item()) == (-2.0, 0.0)
 
 
 def test_a_solution_that_rewinds_keeps_the_signs_of_the_weights_that_it_goes_back_to():
@@ -106,9 +116,18 @@ def test_a_shuffled_mask_leaves_as_many_weights_elsewhere_with_the_signs_of_the_
     places = [(model[0].weight == 0).tolist() for model in models]
     assert any(place != places[0] for place in places)
     assert (start("shuffled-mask", seed=5)[0].weight == 0).tolist() == places[5]
+    assert (start("shuffled-mask")[0].weight == 0).tolist() == places[0]
     assert all(
         value in (0.0, init) for value, init in zip(models[0][0].weight[0].tolist(), [1, -2, -3, -4], strict=True)
     )
+
+
+def test_a_shuffled_mask_is_of_the_same_model():
+    mask = SignedMask(
+        dict(SignedMask.from_model(found())), parameters=99, checkpoint_names={"0.weight": "embeddings.weight"}
+    )
+    shuffled = TRANSFERS["shuffled-mask"].mask(mask, 0)
+    assert (shuffled.parameters, shuffled.checkpoint_names) == (99, {"0.weight": "embeddings.weight"})
 
 
 @pytest.mark.parametrize("transfer", [name for name in TRANSFERS if name != "dense"])
@@ -127,6 +146,11 @@ def test_trained_weights_that_are_missing_or_do_not_fit_are_named():
     weights = {name: parameter.detach() for name, parameter in found().named_parameters()}
     with pytest.raises(ValueError, match=r"trained weight '1.bias' is \(3,\), the model has \(1,\)"):
         transfer_(model, TRANSFERS["solution"], mask, weights={**weights, "1.bias": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"trained weight '1.running_mean' is \(3,\), the model has \(1,\)"):
+        transfer_(model, TRANSFERS["solution"], mask, weights={**weights, "1.running_mean": torch.zeros(3)})
+    del weights["1.bias"]
+    with pytest.raises(ValueError, match=r"trained weight '1.bias' is missing, the model has \(1,\)"):
+        transfer_(model, TRANSFERS["solution"], mask, weights=weights)
 
 
 def test_a_start_that_is_refused_leaves_the_network_as_it_is():
