@@ -281,6 +281,16 @@ def test_an_average_of_the_weights_is_masked_on_request(convnet, images):
     assert SignedMask.from_model(ema.module).remaining == pruner.remaining == ema.module.__dict__["_aws_hold"].remaining
 
 
+def test_a_copy_of_before_the_prunes_and_another_network_are_masked_on_request(convnet, make_convnet):
+    pruner = AWSPruner(convnet, search_config())
+    twin, other = copy.deepcopy(convnet), make_convnet()
+    list(pruner.rounds())
+    for model in (twin, other):
+        pruner.zero_pruned_(torch.compile(model, backend="eager"))
+        assert SignedMask.from_model(model).remaining == pruner.remaining == pytest.approx(273 / 792)
+    assert twin.__dict__["_aws_hold"].remaining == pruner.remaining
+
+
 def test_moving_to_another_dtype_and_memory_format_in_mid_search(convnet, images):
     pruner = AWSPruner(convnet, search_config())
     for stage in pruner.rounds():
@@ -452,12 +462,13 @@ def test_frozen_weights_are_left_alone_unless_asked_for(make_convnet, images):
 
 
 def test_weights_that_are_unfrozen_during_a_search_are_told_once(convnet, caplog):
+    told, message = [], "trained and not pruned, as they were frozen when the pruner took the model"
     convnet[0].weight.requires_grad_(False)
     for stage in AWSPruner(convnet, search_config()).rounds():
+        told.append(caplog.text.count(message))
         convnet[0].weight.requires_grad_(stage.index > 0)
-    assert (
-        caplog.text.count("trained and not pruned, as they were frozen when the pruner took the model: 0.weight") == 1
-    )
+    assert told == [0, 0, 1, 1]
+    assert f"{message}: 0.weight; unfreeze them before" in caplog.text
 
 
 def test_a_mask_off_a_model_that_is_frozen_for_inference_has_its_zeros(convnet):
@@ -477,6 +488,10 @@ def test_a_pruner_tells_what_it_prunes(convnet, capsys):
         "signed only          1,164 in 3 tensors: vector 8, classifier 7 1,156",
         "psi                     32 in 4 tensors: normalization 32",
     ]
+    list(pruner.rounds())
+    assert str(pruner).splitlines()[0].endswith(  # 273 of 792, and 1,988 less the 519 that are pruned
+        ": 0.3447 of 792 prunable weights remaining, 0.7389 of all 1,988 parameters"
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own

@@ -128,7 +128,7 @@ class SearchedModel:
     @property
     def masks(self) -> dict[str, Tensor]:
         """Name -> uint8, 1 where the weight is left: the mask in force."""
-        return dict(self._hold.masks)
+        return self._hold.masks
 
     @property
     def remaining(self) -> float:
