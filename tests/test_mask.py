@@ -34,6 +34,7 @@ def test_a_mask_is_a_mapping_of_int8_tensors(mask, convnet):
     assert mask["0.weight"].dtype == torch.int8
     assert torch.equal(mask["0.weight"], convnet[0].weight.sign().to(torch.int8))
     assert "1.weight" not in mask
+    assert mask._ipython_key_completions_() == list(mask)  # what Tab offers
 
 
 def test_both_remaining_ratios(mask):
@@ -342,6 +343,7 @@ def test_the_signs_of_torch_prune(convnet, make_convnet):
     for index in (0, 3):
         torch_prune.random_unstructured(convnet[index], "weight", amount=0.5)
     mask = SignedMask.from_torch_prune(convnet)
+    assert SignedMask.from_torch_prune(torch.compile(convnet, backend="eager")) == mask
     assert list(mask) == list(expected)
     assert mask.prunable == ("0.weight", "3.weight")
     assert mask.remaining == 0.5
@@ -358,8 +360,13 @@ def test_the_signs_of_torch_prune(convnet, make_convnet):
 def test_equality_sees_signs_roles_and_configuration(mask, convnet):
     assert mask == SignedMask.from_model(convnet, mask.config)
     assert mask != SignedMask.from_model(convnet)
-    flipped = SignedMask({**mask, "3.bias": -mask["3.bias"]}, mask.config, prunable=mask.prunable)
-    assert mask != flipped
+
+    def same(values, prunable=mask.prunable):
+        return SignedMask(values, mask.config, prunable=prunable, parameters=mask.parameters)
+
+    assert mask != same({**mask, "3.bias": -mask["3.bias"]})
+    assert mask != same(mask, prunable=("0.weight",))
+    assert mask == same(dict(reversed([*mask.items()])), prunable=("3.weight", "0.weight"))  # in any order
     assert mask != "mask"
 
 
@@ -367,15 +374,41 @@ def test_repr_tells_what_and_how_much(mask):
     assert repr(mask) == (
         "SignedMask(small convnet, aws: 0.5000 of 792 prunable weights, 0.8008 of all 1,988 parameters, 5 tensors)"
     )
+    assert repr(mask.binary()).startswith("SignedMask.binary(small convnet, aws: 0.5000 of 792")
 
 
 def test_the_table_has_a_row_for_each_tensor():
     mask = SignedMask(
-        {"a": tensor([1, 1, -1, 0], dtype=torch.int8), "b": tensor([-1], dtype=torch.int8)}, prunable=("a",)
+        {name: tensor(v, dtype=torch.int8) for name, v in (("a", [1, 1, -1, 0]), ("b", [-1]), ("c", [0, 0]))},
+        prunable=("a",),
     )
-    first, second = mask.table()
+    first, second, third = mask.table()
     assert first == ("a", (4,), True, 4, 0.75, 2 / 3)
     assert second == ("b", (1,), False, 1, 1.0, 0.0)
+    assert third[:5] == ("c", (2,), False, 2, 0.0)
+    assert math.isnan(third[5])
+
+
+def test_masks_made_of_a_mask_are_matched_by_the_same_names_in_checkpoints():
+    values = {"a": tensor([1, 0], dtype=torch.int8), "b": tensor([-1], dtype=torch.int8)}
+    mask = SignedMask(values, prunable=("a",), checkpoint_names={"a": "x.a", "b": "x.b"})
+    assert mask.binary().checkpoint_names == {"a": "x.a"}
+    assert mask.with_random_signs(0).checkpoint_names == {"a": "x.a", "b": "x.b"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prunable": ("v",)}, r"prunable names \['v'\] are not in the mask"),
+        ({"checkpoint_names": {"v": "x"}}, r"checkpoint_names \['v'\] are not in the mask"),
+        ({"parameters": 1}, "a mask of 2 entries is not for a model of 1 parameters"),
+        ({"signed": False}, "a mask without signs has 0 and 1, 'w' has -1"),
+        ({"values": {}}, "a signed mask needs at least one entry, this one has none"),
+    ],
+)
+def test_a_mask_that_contradicts_itself_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SignedMask(**{"values": {"w": tensor([1, -1], dtype=torch.int8)}, **fields})
 
 
 @pytest.mark.parametrize("value", [tensor([0.5]), tensor([-128], dtype=torch.int8), tensor([True])])

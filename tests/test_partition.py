@@ -218,6 +218,18 @@ def test_a_guessed_classifier_is_in_doubt_if_others_could_be_it_or_it_lies_deep(
     assert doubt is None or doubt in why
 
 
+def test_what_a_user_might_expect_to_be_pruned_is_told_and_nothing_else(convnet, caplog):
+    caplog.set_level(logging.INFO, logger="aws_lottery")
+    AWSPruner(nn.Linear(4, 2), SignedMaskConfig(method="lrr"))  # a layer alone, without a classifier
+    assert caplog.messages == []
+    convnet[0].weight.requires_grad_(False)
+    AWSPruner(convnet)
+    assert caplog.messages == [
+        "'7' is the classifier: it gets signs and is not pruned",
+        "frozen weights get signs and are not pruned (prune_frozen=False): 0.weight",
+    ]
+
+
 def test_a_doubtful_classifier_is_a_visible_warning(caplog):
     AWSPruner(heads(a=nn.Linear(8, 2), b=nn.Linear(8, 3)))
     assert "'b' is taken for the classifier and not pruned, but 'a' may be one as well" in caplog.text

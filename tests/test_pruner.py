@@ -141,11 +141,17 @@ def test_the_model_keeps_its_trained_sparse_weights_and_the_mask_their_signs(con
     assert "1.weight" not in mask
 
 
+def test_the_name_that_a_configuration_gives_the_architecture_stays(convnet):
+    assert AWSPruner(convnet, search_config(architecture="mine")).signed_mask().config.architecture == "mine"
+
+
 def test_rounds_runs_once(convnet):
     pruner = AWSPruner(convnet, search_config())
     list(pruner.rounds())
     with pytest.raises(RuntimeError, match="runs once"):
         next(pruner.rounds())
+    with pytest.raises(RuntimeError, match=r"call load_state_dict before rounds\(\), which runs already"):
+        pruner.load_state_dict(pruner.state_dict())
 
 
 def test_a_model_is_pruned_by_one_pruner_at_a_time(convnet):
