@@ -268,6 +268,13 @@ def test_a_search_whose_solution_was_trained_does_not_go_on(convnet, make_convne
         AWSPruner(make_convnet(), config(rounds=2)).load_state_dict(pruner.state_dict())
 
 
+def test_a_solution_that_was_trained_is_not_trained_again(convnet, make_convnet):
+    pruner, again = AWSPruner(convnet, config(rounds=1)), AWSPruner(make_convnet(), config(rounds=1))
+    list(pruner.rounds(solution_epochs=1))
+    again.load_state_dict(pruner.state_dict())
+    assert list(again.rounds(solution_epochs=1)) == []
+
+
 def test_scores_have_no_solution(convnet):
     with pytest.raises(ValueError, match="trains scores, it has no solution"):
         next(GemMiner(convnet, config(method="gm", rounds=1)).rounds(solution_epochs=1))

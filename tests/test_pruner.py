@@ -421,6 +421,18 @@ def test_a_diverged_model_is_not_pruned(convnet):
         next(stages)
 
 
+def test_the_mask_of_each_round_is_handed_over_when_the_round_is_done(convnet):
+    done = []
+    list(AWSPruner(convnet, search_config()).rounds(lambda t, mask: done.append((t, round(mask.remaining * 792)))))
+    assert done == [(1, 555), (2, 389), (3, 273)]
+
+
+def test_nothing_is_interpolated_once_the_search_is_done(convnet, images):
+    pruner = run_search(convnet, search_config(), images)
+    plain, x = pruner.sparse_copy(), images[0][0]
+    assert torch.equal(convnet.train()(x), plain.train()(x))
+
+
 @pytest.mark.parametrize(("protocol", "left"), [("paper", 389), ("released-code", 387)])
 def test_a_layer_replaced_in_the_last_round_is_held_by_its_end(convnet, protocol, left):
     pruner, done = AWSPruner(convnet, search_config(rounds=2, protocol=protocol)), []
@@ -428,6 +440,14 @@ def test_a_layer_replaced_in_the_last_round_is_held_by_its_end(convnet, protocol
         if stage.index == 2:
             convnet[3] = nn.Conv2d(8, 8, 3, padding=1)
     assert round(done[-1].remaining * 792) == round(pruner.remaining * 792) == left
+    assert not convnet[3].weight[pruner.masks["3.weight"] == 0].any()
+
+
+def test_a_layer_replaced_in_the_training_of_the_solution_is_held_by_its_end(convnet):
+    pruner = AWSPruner(convnet, search_config(rounds=2))
+    for stage in pruner.rounds(solution_epochs=1):
+        if stage.index == 3:
+            convnet[3] = nn.Conv2d(8, 8, 3, padding=1)
     assert not convnet[3].weight[pruner.masks["3.weight"] == 0].any()
 
 
