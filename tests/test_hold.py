@@ -212,8 +212,10 @@ def test_a_copy_of_one_layer_is_an_ordinary_layer_without_the_model():
 
 def test_nothing_is_left_once_the_hold_is_removed():
     model, hold = held_net()
+    before = model.mid.weight
     new_layer(model)
     sgd_step(model)
+    assert not before._post_accumulate_grad_hooks  # it is the model's no more
     hold.remove()
     assert all(not module._load_state_dict_post_hooks for module in model.modules())
     assert all(not parameter._post_accumulate_grad_hooks for parameter in model.parameters())
@@ -222,7 +224,8 @@ def test_nothing_is_left_once_the_hold_is_removed():
 
 def test_a_weight_that_is_unfrozen_later_has_its_gradient_masked():
     model = Net()
-    model.mid.weight.requires_grad_(False)
+    for layer in (model.body, model.mid):
+        layer.weight.requires_grad_(False)
     Hold(model, MASKS)
     model.mid.weight.requires_grad_(True)
     sgd_step(model)
@@ -322,6 +325,27 @@ def test_a_hold_tells_what_it_holds():
         "  body.weight (8, 4): 16 of 32",
         "  mid.weight (8, 8): 32 of 64",
     ]
+
+
+@pytest.mark.parametrize(("layers", "listed", "more"), [(12, 12, []), (13, 10, ["  and 3 more"])])
+def test_a_hold_lists_at_most_twelve_tensors(layers, listed, more):
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(layers)))
+    hold = Hold(model, {f"{index}.weight": torch.ones(2, 2) for index in range(layers)})
+    assert str(hold).splitlines()[1:] == [f"  {index}.weight (2, 2): 4 of 4" for index in range(listed)] + more
+
+
+def test_two_holds_on_one_layer_mask_what_is_loaded_each_and_end_each():
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(layer)
+    of_weight = Hold(layer, {"weight": torch.tensor([[1, 0], [0, 1]])})
+    of_bias = Hold(model, {"0.bias": torch.tensor([1, 0])})
+    dense = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    layer.load_state_dict(dense)
+    assert (layer.weight.tolist(), layer.bias.tolist()) == ([[1, 0], [0, 1]], [1, 0])
+    of_weight.remove()
+    layer.load_state_dict(dense)
+    assert (layer.weight.tolist(), layer.bias.tolist()) == ([[1, 1], [1, 1]], [1, 0])
+    of_bias.remove()
 
 
 @pytest.mark.parametrize("model", ["bert", Net], ids=["name", "class"])

@@ -18,7 +18,6 @@ def mask(*weight: int, bias: tuple[int, ...] = (1, -1)) -> SignedMask:
 A = mask(+1, -1, +1, 0, -1, 0)
 B = mask(+1, +1, 0, 0, -1, -1, bias=(-1, -1))
 C = mask(+1, -1, -1, 0, 0, -1)
-OF_B_FIRST = union(B, A)
 
 
 def test_likeness_counts_places_and_signs_beside_chance():
@@ -61,24 +60,39 @@ def test_masks_without_a_place_in_common_have_no_agreement():
     assert math.isnan(total.agreement_by_chance)
 
 
+def test_layers_without_a_place_in_common_or_without_any_do_not_spoil_the_figures_of_all():
+    layers = (("v", [1, -1], [1, 1]), ("w", [1, 0], [0, 1]), ("x", [], []))
+    first, second = (
+        SignedMask({layer[0]: tensor(layer[side], dtype=torch.int8) for layer in layers}) for side in (1, 2)
+    )
+    total = likeness(first, second)[-1]
+    assert (total.overlap, total.agreement) == (2 / 4, 1 / 2)
+    assert total.overlap_by_chance == pytest.approx(2.5 / (6 - 2.5))  # 2 * 2 / 2 in v and 1 * 1 / 2 in w are in both
+    assert total.agreement_by_chance == 1 / 2  # in v: 1 / 2 of + against 2 / 2
+
+
 @pytest.mark.parametrize(
-    ("joined", "expected"),
+    ("join", "masks", "expected"),
     [
-        (intersection(A, B), [1, 0, 0, 0, -1, 0]),
-        (intersection(A, B, C), [1, 0, 0, 0, 0, 0]),
-        (union(A, B), [1, -1, 1, 0, -1, -1]),
-        (OF_B_FIRST, [1, 1, 1, 0, -1, -1]),
-        (difference(A, B), [0, -1, 1, 0, 0, 0]),
-        (consensus([A, B, C]), [1, -1, 0, 0, -1, -1]),
-        (consensus([A, B, C], least=3), [1, 0, 0, 0, 0, 0]),
+        (intersection, (A, B), [1, 0, 0, 0, -1, 0]),
+        (intersection, (A, B, C), [1, 0, 0, 0, 0, 0]),
+        (union, (A, B), [1, -1, 1, 0, -1, -1]),
+        (union, (B, A), [1, 1, 1, 0, -1, -1]),
+        (difference, (A, B), [0, -1, 1, 0, 0, 0]),
+        (lambda *masks: consensus(masks), (A, B, C), [1, -1, 0, 0, -1, -1]),
+        (lambda *masks: consensus(masks, least=3), (A, B, C), [1, 0, 0, 0, 0, 0]),
     ],
 )
-def test_masks_are_joined_place_by_place(joined, expected):
+def test_masks_are_joined_place_by_place(join, masks, expected):
+    joined = join(*masks)
     assert joined["w"].tolist() == expected
     assert joined["w"].dtype == torch.int8
-    assert joined["b"].tolist() == ([-1, -1] if joined is OF_B_FIRST else [1, -1])  # of the first mask
-    assert joined.parameters == 20
-    assert joined.prunable == ("w",)
+    assert torch.equal(joined["b"], masks[0]["b"])
+    assert (joined.prunable, joined.parameters) == (("w",), 20)
+
+
+def test_a_consensus_of_two_is_of_both():
+    assert torch.equal(consensus([A, B])["w"], intersection(A, B)["w"])
 
 
 def test_intersection_and_difference_make_the_first_mask():
