@@ -79,15 +79,18 @@ def test_weights_that_are_replaced_are_held_again_from_the_next_step_on(replace)
         sgd_step(model)
         assert revived(model) == 0
     assert hold.weights["mid.weight"] is model.mid.weight
+    model.mid.load_state_dict(nn.Linear(8, 8).state_dict())  # what is loaded is masked as before
+    assert revived(model) == 0
 
 
 def test_after_a_replacement_clipping_sees_the_sparse_gradient():
     model, _ = held_net()
     load_assigned(model)
-    sgd_step(model)  # with an optimizer of the new tensors
-    model.zero_grad()
-    F.cross_entropy(model(torch.randn(16, 4)), torch.arange(16) % 2).backward()
-    assert not any(model.get_parameter(name).grad[mask == 0].any() for name, mask in MASKS.items())
+    for _ in range(2):  # at once, and after a step with an optimizer of the new tensors
+        model.zero_grad()
+        F.cross_entropy(model(torch.randn(16, 4)), torch.arange(16) % 2).backward()
+        assert not any(model.get_parameter(name).grad[mask == 0].any() for name, mask in MASKS.items())
+        sgd_step(model)
 
 
 def test_a_replacement_is_told(caplog):
@@ -167,9 +170,10 @@ def test_a_lost_weight_stops_no_optimizer_of_another_model():
 
 def test_a_dense_state_that_is_loaded_is_masked_at_once_and_told(caplog):
     model, _ = held_net()
-    model.load_state_dict(Net().state_dict())
-    assert revived(model) == 0
-    assert "a state was loaded into a held model: 48 of its pruned weights were not 0" in caplog.text
+    for times in (1, 2):
+        model.load_state_dict(Net().state_dict())
+        assert revived(model) == 0
+        assert caplog.text.count("a state was loaded into a held model: 48 of its pruned weights were not 0") == times
 
 
 def test_a_sparse_state_is_loaded_without_a_warning(caplog):
@@ -298,6 +302,41 @@ def test_lbfgs_stays_in_the_mask_during_the_steps_after_a_prune():
         optimizer.step(closure)
     assert len(seen) >= 10
     assert max(seen) == 0
+    assert optimizer.state_dict()["state"][0]["n_iter"] > 5  # of more than one step: it forgets at a prune alone
+
+
+class Noisy(torch.optim.SGD):
+    """Moves weights without a gradient, as Langevin dynamics does."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.add_(torch.randn_like(parameter))
+
+
+def test_an_optimizer_that_moves_weights_without_gradients_brings_none_back():
+    model, _ = held_net()
+    Noisy(model.parameters(), 0.1).step()
+    assert revived(model) == 0
+
+
+def test_a_hold_is_trained_by_an_optimizer_of_its_own_weights_alone():
+    model, hold = held_net()
+    sgd_step(Net())
+    torch.optim.SGD(model.head.parameters(), 0.1).step()
+    assert not hold.trained
+    sgd_step(model)
+    assert hold.trained
+
+
+def test_masks_of_another_shape_or_name_are_refused_at_an_update():
+    model, hold = held_net()
+    with pytest.raises(ValueError, match=r"mask for 'body.weight' has shape \(1,\), the parameter has \(8, 4\)"):
+        hold.update({"body.weight": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"mask names 'head.weight', which is not among the parameters"):
+        hold.update({"head.weight": torch.ones(2, 8)})
 
 
 def test_the_best_model_of_before_a_prune_is_masked_when_it_is_loaded_after_it(caplog, images, convnet):
@@ -311,7 +350,10 @@ def test_the_best_model_of_before_a_prune_is_masked_when_it_is_loaded_after_it(c
     assert "594 of its pruned weights were not 0" in caplog.text
 
 
-def test_rewinding_does_not_warn(caplog, convnet):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rewinding_does_not_warn(caplog, convnet, compiled):
+    if compiled:
+        convnet[3] = torch.compile(convnet[3], backend="eager")
     with caplog.at_level(logging.WARNING):
         for _ in AWSPruner(convnet, SignedMaskConfig(method="imp", rounds=2)).rounds():
             pass

@@ -206,6 +206,25 @@ def test_a_mask_is_applied_and_held_under_a_prefix(mask, make_convnet, images):
     assert torch.equal(binary.model[3].weight == 0, mask["3.weight"] == 0)
 
 
+def test_what_is_excluded_is_neither_given_signs_nor_held(mask, make_convnet):
+    model = make_convnet()
+    before = model[3].weight.clone()
+    mask.apply_(model, exclude=["3"])
+    with mask.held(model, exclude=["3"]) as hold:
+        assert hold.masks == {}
+    assert torch.equal(model[3].weight, before)
+    assert torch.equal(model[7].weight.sign().to(torch.int8), mask["7.weight"])
+
+
+def test_signs_are_applied_by_names_that_are_given(mask, make_convnet):
+    model = nn.Module()
+    model.body = make_convnet()[:7]
+    model.head = make_convnet()[7]
+    mask.apply_(model, names=lambda name: name.replace("7.", "head.") if name[0] == "7" else f"body.{name}")
+    assert torch.equal(model.head.weight.sign().to(torch.int8), mask["7.weight"])
+    assert torch.equal(model.body[3].weight.sign().to(torch.int8), mask["3.weight"])
+
+
 def test_another_number_of_classes_keeps_its_classifier(mask, make_convnet, caplog):
     model = make_convnet()
     model[7] = nn.Linear(8 * 36, 9)

@@ -184,7 +184,7 @@ class AWSPruner(SearchedModel):
                 "this search has trained its solution and can't go on from there; start another at its mask: "
                 "AWSPruner(model, config, mask=pruner.signed_mask())"
             )
-        if self._stage != rounds + 1 or self._under_way:
+        if self._stage != rounds + 1:
             raise RuntimeError(f"more= goes on with a search that is done; this one is before round {self._stage}")
         self.config = replace(self.config, rounds=rounds + more, target_remaining=None)
         self._running = False
