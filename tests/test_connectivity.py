@@ -1,6 +1,7 @@
 """Barriers, computed by eye where the network allows it."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -52,6 +53,11 @@ def test_a_hump_is_told_from_ends_that_differ():
     assert (slope.barrier, slope.half_difference, slope.over_line, slope.over_higher_end) == (10.0, 10.0, 0.0, 0.0)
     arch = Barrier(alphas=(0.0, 0.5, 1.0), errors=(10.0, 28.0, 30.0))  # above the straight line, below the higher end
     assert (arch.barrier, arch.over_line, arch.over_higher_end) == (10.0, 8.0, 0.0)
+
+
+@pytest.mark.parametrize("measured", [error_barrier, barrier_between, sgd_stability])
+def test_a_line_has_eleven_points_as_in_the_released_code(measured):
+    assert inspect.signature(measured).parameters["points"].default == 11
 
 
 def linear(weight: float) -> nn.Linear:
@@ -156,6 +162,13 @@ def test_floating_buffers_are_interpolated_and_integers_are_those_of_the_first(m
     seen = recorded(monkeypatch, a, b, recalibrate_batches=0)
     assert [state["running_mean"][0].item() for state in seen] == [2.0, 4.0, 6.0]
     assert [state["num_batches_tracked"].item() for state in seen] == [6, 6, 6]
+    seen = recorded(monkeypatch, a, b, recalibrate_batches=5)  # anew at each point, of 16 batches
+    assert [state["num_batches_tracked"].item() for state in seen] == [5, 5, 5]
+
+
+def test_complex_parameters_are_interpolated():
+    a, b = nn.ParameterList([torch.tensor([2 + 4j])]), nn.ParameterList([torch.tensor([0j])])
+    assert barrier_between(a, b, lambda probe: probe[0].item().imag, points=3).errors == (0.0, 2.0, 4.0)
 
 
 def test_equal_infinities_stay_beside_values_that_move(monkeypatch):
@@ -186,7 +199,7 @@ def test_networks_held_to_different_masks_are_both_whole_at_their_ends(monkeypat
 def test_the_other_end_may_be_a_state_dict_and_either_compiled():
     a, b = linear(3.0), linear(-1.0)
     expected = between(a, b)
-    assert between(a, b.state_dict()) == expected
+    assert between(a, {**b.state_dict(), "epoch": 3}) == expected
     assert between(torch.compile(a, backend="eager"), torch.compile(b, backend="eager")) == expected
     inside, plain = nn.Sequential(a), nn.Sequential(b)
     inside[0] = torch.compile(a, backend="eager")
@@ -241,10 +254,11 @@ def test_what_has_no_line_is_refused():
         between(nn.Linear(4, 2), nn.Linear(4, 2, bias=False))
     with pytest.raises(ValueError, match="points must be 3 or more"):
         between(nn.Linear(4, 2), nn.Linear(4, 2), points=2)
-    with pytest.raises(ValueError, match="seeds must be two that differ"):
-        sgd_stability(
-            perceptron(), DATA, TrainingConfig(), test_data=DATA, accelerator=Accelerator(cpu=True), seeds=(1, 1)
-        )
+    for seeds in ((1, 1), (0, 1, 2)):
+        with pytest.raises(ValueError, match="seeds must be two that differ"):
+            sgd_stability(
+                perceptron(), DATA, TrainingConfig(), test_data=DATA, accelerator=Accelerator(cpu=True), seeds=seeds
+            )
 
 
 def _on_each_rank(state_a, state_b, expected):
