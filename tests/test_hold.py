@@ -120,7 +120,6 @@ def by_new_weight_norm(model):
     parametrizations.weight_norm(model.mid)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def by_old_weight_norm(model):
     nn.utils.weight_norm(model.mid)
 

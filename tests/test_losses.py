@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from aws_lottery.experiments.losses import (
+    ANALYSIS_LEGEND,
+    BARRIER_LEGEND,
+    LEGEND,
     Ahead,
     Loss,
     LossAnalysis,
@@ -55,6 +58,10 @@ def test_perplexities_are_means_over_seeds_of_the_first_data_orders():
         in table
     )
     assert "search | round" not in table  # there is no analysis
+    assert LEGEND in table
+    assert BARRIER_LEGEND in table
+    assert ANALYSIS_LEGEND not in table
+    assert BARRIER_LEGEND not in loss_report(ROWS[:-1], [])
 
 
 def test_a_lower_loss_with_every_seed_is_ahead():
@@ -64,6 +71,31 @@ def test_a_lower_loss_with_every_seed_is_ahead():
     (reverse,) = findings(ROWS, [AHEAD._replace(one=MASK, other=SIGNS)])
     assert reverse.verdict == "does not hold"
     assert "| above 0 | 0.693, 0.693, 0.693 |" in loss_report(ROWS, [AHEAD])
+
+
+def compared(*pairs: tuple[float, float]) -> list[Row]:
+    """Losses with the mask alone and with the signs, for each of the seeds 1, 2, ..."""
+    starts = enumerate(pairs, start=1)
+    return [loss(start, seed, after) for seed, pair in starts for start, after in zip((MASK, SIGNS), pair, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "cells"),
+    [
+        # t = (1.5 - 0.5) * sqrt(3) / 0.5 = 3.46 of 2 degrees of freedom: p = 0.074; 4.30 * 0.5 / sqrt(3) = 1.242
+        (
+            compared((2.0, 1.0), (2.5, 1.0), (3.0, 1.0)),
+            "above 0.5 | 1.000, 1.500, 2.000 | 0.258 to 2.742 | 0.074 | not enough seeds |",
+        ),
+        (compared((2.0, 1.0)), "above 0.5 | 1.000 | - | - | not enough seeds |"),
+        ([], "above 0.5 | - | - | - | not enough seeds |"),
+    ],
+)
+def test_a_verdict_is_shown_with_its_figures(rows, cells):
+    report = loss_report(rows, [AHEAD._replace(bound=0.5)])
+    assert f"| {AHEAD.statement} | {cells}" in report
+    assert "\n\n\n" not in report
+    assert AHEAD.statement not in loss_report(rows, [])
 
 
 def test_trainings_are_compared_with_those_of_their_own_seed_alone():
@@ -94,7 +126,9 @@ def test_a_network_is_shown_as_its_search_left_it():
         loss_norms_reset=2.75,
         layers={"q": 0.75, "k": 0.5},
     )
-    assert "| AWS | 1 | 0.700 | - | 12.50 | 2.500 | 2.750 | 0.750 | 0.500 |" in loss_report([row], [])
+    report = loss_report([row], [])
+    assert "| AWS | 1 | 0.700 | - | 12.50 | 2.500 | 2.750 | 0.750 | 0.500 |" in report
+    assert ANALYSIS_LEGEND in report
 
 
 @pytest.mark.parametrize("row", [ROWS[0], ROWS[-1]])
@@ -108,7 +142,7 @@ def test_a_row_of_another_kind_is_refused():
 
 
 def test_the_figures_have_a_panel_for_each_round_and_the_line_to_the_solution():
-    other = [loss(SIGNS._replace(round=3), 1, math.log(6))]
+    other = [loss(SIGNS._replace(round=3), 1, math.log(6)), line("stability", [9.0, 9.0, 9.0])]
     drawn = loss_figures([*ROWS, *other], "llama")
     assert list(drawn) == ["loss", "barriers"]
     above, below = drawn["loss"].axes
@@ -122,6 +156,13 @@ def test_the_figures_have_a_panel_for_each_round_and_the_line_to_the_solution():
     assert dots[1] == pytest.approx([5, 10, 15])
     (axes,) = drawn["barriers"].axes
     assert list(axes.lines[0].get_ydata()) == [1.0, 3.0, 2.0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "alpha, from the solution at 0 to A(θ, u) at 1",
+        "test loss, nats",
+    )
+    assert [text.get_text() for text in drawn["barriers"].legends[0].get_texts()] == ["AWS: fresh + signed mask"]
+    (alone,) = loss_figures([loss(Start(None, None, "dense"), 1, math.log(4))], "llama")["loss"].axes
+    assert [tick.get_text() for tick in alone.get_yticklabels()] == ["dense"]
     assert list(loss_figures(ROWS[:3], "llama")) == ["loss"]
 
 

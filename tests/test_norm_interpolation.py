@@ -55,7 +55,10 @@ def test_psi_init_is_taken_by_the_names_of_a_model_that_is_not_compiled(convnet,
 
 @pytest.mark.parametrize(
     ("psi_init", "message"),
-    [({}, r"'1\.weight' is missing, the model has \(8,\)"), ({"1.weight": torch.ones(1)}, r"'1\.weight' is \(1,\), the")],
+    [
+        ({}, r"'1\.weight' is missing, the model has \(8,\)"),
+        ({"1.weight": torch.ones(1)}, r"'1\.weight' is \(1,\), the"),
+    ],
 )
 def test_psi_init_that_does_not_fit_is_refused(convnet, psi_init, message):
     with pytest.raises(ValueError, match=f"psi_init: {message}"):

@@ -515,8 +515,12 @@ def test_a_pruner_tells_what_it_prunes(convnet, capsys):
         "psi                     32 in 4 tensors: normalization 32",
     ]
     list(pruner.rounds())
-    assert str(pruner).splitlines()[0].endswith(  # 273 of 792, and 1,988 less the 519 that are pruned
-        ": 0.3447 of 792 prunable weights remaining, 0.7389 of all 1,988 parameters"
+    assert (
+        str(pruner)
+        .splitlines()[0]
+        .endswith(  # 273 of 792, and 1,988 less the 519 that are pruned
+            ": 0.3447 of 792 prunable weights remaining, 0.7389 of all 1,988 parameters"
+        )
     )
 
 

@@ -1,4 +1,5 @@
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,20 @@ def test_training_learns(convnet, data, accelerator, optimizer, schedule):
     loss = train(convnet, data, config, accelerator=accelerator, seed=0)
     assert loss < 0.5
     assert evaluate(convnet, data, accelerator=accelerator) > 80
+
+
+def perceptron_of_zeros() -> nn.Sequential:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+def test_the_loss_is_the_mean_over_the_steps_of_the_last_epoch(data, accelerator):
+    still = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.0)
+    model = perceptron_of_zeros()
+    assert train(model, data, still, accelerator=accelerator, seed=0) == pytest.approx(math.log(4))
+    assert math.isnan(train(model, data, TrainingConfig(epochs=0, batch_size=8), accelerator=accelerator, seed=0))
 
 
 def test_the_same_noise_gives_the_same_network_and_another_another(make_convnet, data, accelerator):
@@ -167,6 +182,27 @@ def test_steps_are_counted_as_they_are_made(convnet, data, accumulating, accumul
     (training,) = ended
     assert training.images == 2 * 32
     assert training.cost()["images_per_second"] == pytest.approx(64 / training.seconds, rel=0.01)
+
+
+def test_accumulated_gradients_are_clipped_and_averaged_over_as_those_of_one_batch(data, accumulating):
+    trained = []
+    for batch_size, accumulation in ((32, 1), (8, 4)):
+        model = perceptron_of_zeros()
+        config = TrainingConfig(epochs=3, batch_size=batch_size, max_grad_norm=0.01, ema_decay=0.5)
+        train(model, data, config, accelerator=accumulating(accumulation), seed=0)
+        trained.append(dict(model.named_parameters()))
+    torch.testing.assert_close(*trained)
+    assert trained[0]["1.weight"].any()
+
+
+def test_a_training_that_goes_on_counts_its_own_cost(convnet, data, accelerator):
+    ended = []
+    config = TrainingConfig(epochs=1, batch_size=8, ema_decay=0.5)
+    train(convnet, data, config, accelerator=accelerator, seed=0, on_end=ended.append)
+    state, going_on = ended[0].state_dict(), ended[0].state_to_go_on()
+    assert (state["images"], state["seconds"] > 0, len(state["average"])) == (32, True, 9)
+    assert (going_on["images"], going_on["seconds"], going_on["average"]) == (0, 0.0, None)
+    assert (going_on["epoch"], going_on["loss"]) == (1, ended[0].loss)
 
 
 @pytest.mark.parametrize(("accumulation", "steps"), [(1, 4), (3, 2)])
