@@ -331,7 +331,7 @@ def test_a_hold_is_trained_by_an_optimizer_of_its_own_weights_alone():
 
 
 def test_masks_of_another_shape_or_name_are_refused_at_an_update():
-    model, hold = held_net()
+    _, hold = held_net()
     with pytest.raises(ValueError, match=r"mask for 'body.weight' has shape \(1,\), the parameter has \(8, 4\)"):
         hold.update({"body.weight": torch.ones(1)})
     with pytest.raises(ValueError, match=r"mask names 'head.weight', which is not among the parameters"):

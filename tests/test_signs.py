@@ -160,7 +160,7 @@ def test_a_prune_of_nothing_gives_a_mask_of_its_own():
 def test_prune_refuses_a_mask_that_does_not_fit():
     with pytest.raises(ValueError, match=r"^mask for 'w' has shape \(1,\), the parameter has \(2,\)"):
         prune({"w": torch.ones(2)}, {"w": torch.ones(1)}, 0.5)
-    with pytest.raises(ValueError, match="^mask names 'v', which is not among the parameters"):
+    with pytest.raises(ValueError, match=r"^mask names 'v', which is not among the parameters"):
         prune({"w": torch.ones(2)}, {"v": torch.ones(2)}, 0.5)
 
 

@@ -10,10 +10,11 @@ from torch.optim import SGD
 
 from aws_lottery import AWSPruner, SignedMaskConfig, TrainingConfig, evaluate, recalibrate, train
 from aws_lottery.data import batches, digit_images, digits
+from aws_lottery.evaluation import accuracy_of, recalibrate_on_images
 from aws_lottery.metrics import Accuracy
 from aws_lottery.parameters import norm_interpolation
 from aws_lottery.training import fills_up, steps_an_epoch
-from aws_lottery.training_config import SCHEDULES
+from aws_lottery.training_config import OPTIMIZERS, SCHEDULES
 
 
 def test_digits_come_without_a_download_and_always_split_alike():
@@ -262,6 +263,34 @@ def test_milestones_are_shares_of_the_epochs_as_they_are_written():
     assert sorted(schedule.milestones) == [29, 55]
 
 
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({"schedule": "constant"}, [0.1, 0.1, 0.1, 0.1]),
+        ({"schedule": "multistep", "milestones": (0.5, 0.75)}, [0.1, 0.1, 0.01, 0.001]),
+        ({"schedule": "cosine", "epochs": 2}, [0.1, 0.05]),
+        ({"schedule": "cosine", "epochs": 2, "min_learning_rate": 0.2}, [0.1, 0.06]),  # from 0.1 to 0.02
+    ],
+)
+def test_each_epoch_has_the_learning_rate_of_the_schedule(data, accelerator, options, rates):
+    seen = []
+
+    def look(training):
+        if training.step == 1:  # of two
+            seen.append(training.optimizer.param_groups[0]["lr"])
+
+    config = TrainingConfig(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.1, **options})
+    train(perceptron_of_zeros(), data, config, accelerator=accelerator, seed=0, on_step=look)
+    assert seen == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizers_have_the_hyper_parameters_of_the_configuration(name):
+    config = TrainingConfig(learning_rate=0.3, momentum=0.7, weight_decay=0.01)
+    (group,) = OPTIMIZERS[name]([torch.zeros(1)], config).param_groups
+    assert (group["lr"], group["weight_decay"], group.get("momentum", 0.7)) == (0.3, 0.01, 0.7)
+
+
 def test_unknown_optimizers_and_schedules_are_refused():
     with pytest.raises(ValueError, match="optimizer must be one of sgd, adam, adamw, got 'lion'"):
         TrainingConfig(optimizer="lion")
@@ -321,6 +350,55 @@ def test_recalibration_does_not_interpolate(convnet, data):
     assert torch.equal(alpha, norm_interpolation.state(convnet)["_aws_alpha_state"])
     assert torch.equal(convnet[1].weight, state["1.weight"])
     assert torch.equal(convnet[4].running_mean, plain[4].running_mean)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [lambda x: x, lambda x: (x, None), lambda x: {"input": x, "unused": None}],
+    ids=["tensor", "pair", "mapping"],
+)
+def test_recalibration_takes_batches_of_any_form(form):
+    class Model(nn.BatchNorm1d):
+        def forward(self, input, unused=None):
+            assert unused is None
+            return super().forward(input)
+
+    model = Model(2)
+    recalibrate(model, [form(torch.tensor([[0.0, 4.0], [2.0, 8.0]])), form(torch.tensor([[3.0, 6.0], [3.0, 6.0]]))])
+    assert model.running_mean.tolist() == [2.0, 6.0]
+
+
+def test_recalibration_on_images_is_that_of_their_first_batches_in_the_order_of_seed_0(convnet, data):
+    twin = copy.deepcopy(convnet)
+    recalibrate_on_images(convnet, data, 8, max_batches=2)
+    recalibrate(twin, [x for x, _ in batches(data, 8, seed=0)][:2])
+    assert torch.equal(convnet[1].running_mean, twin[1].running_mean)
+
+
+def test_an_accuracy_is_taken_after_recalibration_unless_that_is_left_out(convnet, data, accelerator):
+    convnet[1].running_mean.fill_(100.0)
+    means = []
+    for options in ({"recalibrated": False}, {}):
+        accuracy = accuracy_of(convnet, data, train_data=data, batch_size=8, accelerator=accelerator, **options)
+        assert accuracy == evaluate(convnet, data, accelerator=accelerator)
+        means.append(convnet[1].running_mean.max() < 10)
+    assert means == [False, True]
+
+
+def test_a_measured_network_has_each_layer_in_its_own_mode_again(convnet, data, accelerator):
+    class Watched(nn.ReLU):
+        modes = []
+
+        def train(self, mode=True):
+            self.modes.append(mode)
+            return super().train(mode)
+
+    convnet[2] = Watched()
+    convnet[1].eval()
+    evaluate(convnet, data, accelerator=accelerator)
+    assert Watched.modes == [False, True]
+    assert [module.training for module in convnet] == [True, False, True, True, True, True, True, True]
+    assert convnet.training
 
 
 def test_recalibration_leaves_a_network_without_batch_norm_alone(data):
