@@ -386,17 +386,17 @@ def test_an_accuracy_is_taken_after_recalibration_unless_that_is_left_out(convne
 
 
 def test_a_measured_network_has_each_layer_in_its_own_mode_again(convnet, data, accelerator):
-    class Watched(nn.ReLU):
-        modes = []
+    modes = []
 
+    class Watched(nn.ReLU):
         def train(self, mode=True):
-            self.modes.append(mode)
+            modes.append(mode)
             return super().train(mode)
 
     convnet[2] = Watched()
     convnet[1].eval()
     evaluate(convnet, data, accelerator=accelerator)
-    assert Watched.modes == [False, True]
+    assert modes == [False, True]
     assert [module.training for module in convnet] == [True, False, True, True, True, True, True, True]
     assert convnet.training
 
