@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check notebooks pictures docs docs-serve docs-links clean
+.PHONY: demo test lowest check notebooks pictures docs docs-serve docs-links clean
 
 demo: .venv/installed
 	$(BIN)/python recipes/aws_digits.py --output_dir runs/digits
@@ -10,6 +10,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest -m browser tests/test_browser.py  # one server and one browser for all of them
+
+lowest: .venv/lowest/installed  # the tests with the oldest versions that pyproject.toml allows
+	.venv/lowest/bin/python -m pytest -n auto
 
 check: .venv/installed .venv/pydoclint/installed
 	$(BIN)/ruff format --check .
@@ -40,6 +43,12 @@ docs-links: docs  # within the site; `sphinx-build -b linkcheck` asks for those 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/lowest/installed: pyproject.toml  # 3 GB on Linux, where that torch brings its CUDA
+	$(PYTHON) -m venv .venv/lowest
+	.venv/lowest/bin/python -m pip install --quiet uv
+	.venv/lowest/bin/uv pip install --quiet --python .venv/lowest --resolution lowest-direct --editable '.[plots,web,onnx,interop,test]'
 	touch $@
 
 .venv/pydoclint/installed: constraints.txt .venv/installed  # apart, as it brings a docstring_parser of its own
