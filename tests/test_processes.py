@@ -261,6 +261,23 @@ def test_a_rank_that_is_late_makes_what_the_first_has_written_by_then(tmp_path):
     debug_launcher(_written_before_all_have_looked, args=(str(tmp_path),), num_processes=2)
 
 
+def _reads_a_file_that_another_does_not_see(folder):
+    accelerator, path, read = _accelerator(), Path(folder) / "a.json", Path.read_bytes
+    if not accelerator.is_main_process:  # as where a network file system shows it late
+        pytest.MonkeyPatch().setattr(Path, "read_bytes", lambda self: read(self.parent if self == path else self))
+    assert written_once(path, lambda: {"x": 1}, accelerator) == {"x": 1}
+    if accelerator.is_main_process:
+        path.write_text("[]")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.json'"):  # on both
+        written_once(path, lambda: {"x": 1}, accelerator)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_what_was_written_once_is_read_by_the_first_process_for_all(tmp_path):
+    debug_launcher(_reads_a_file_that_another_does_not_see, args=(str(tmp_path),), num_processes=2)
+
+
 def _does_not_see_the_checkpoint(folder):
     torch.set_num_threads(1)
     accelerator, look = _accelerator(), Path.exists

@@ -4,9 +4,9 @@ import logging
 import os
 import pickle
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,16 @@ def together(accelerator: "Accelerator | PartialState") -> Iterator[None]:
         error = error or next(iter(raised), None)
     if error is not None:
         raise error
+
+
+def by_first(do: Callable[[], T], processes: "Accelerator | PartialState") -> T:
+    """What `do` returns, which has to be plain data, on the first process, which alone calls it; every process has to
+    call this. An error is raised on all."""
+    values: list[Any] = [None]
+    with together(processes):
+        if processes.is_main_process:
+            values = [do()]
+    return of_first(values[0], processes)
 
 
 def warn_if_alone(accelerator: "Accelerator") -> None:

@@ -153,8 +153,9 @@ def accelerator_for(args: argparse.Namespace, settings: Mapping[str, Any] = Mapp
         log_with=trackers or None,
         project_dir=args.output_dir,
     )
-    if accelerator.is_local_main_process:
-        start_logging(args.output_dir if accelerator.is_main_process else None)
+    with together(accelerator):
+        if accelerator.is_local_main_process:
+            start_logging(args.output_dir if accelerator.is_main_process else None)
     warn_if_alone(accelerator)
     if trackers:
         accelerator.init_trackers("aws_lottery", config=dict(_flat({**vars(args), **settings})))

@@ -14,7 +14,7 @@ from ..config import PROTOCOLS
 from ..data import ImageData
 from ..evaluation import recalibrate_on_images
 from ..mask_file.sparse_weights import solution_weights
-from ..processes import any_process, together
+from ..processes import any_process, by_first
 from ..runs.checkpoint import CheckpointError, claim
 from ..runs.final_training import MODEL_FILE, RESULT_FILE, final_training
 from ..runs.lock import Busy, do_all, locked, written_once
@@ -82,9 +82,7 @@ class Trainings:
         }
         if self.own_training:
             settings["own_training"] = {method: asdict(config) for method, config in self.own_training.items()}
-        with together(self.accelerator):
-            if self.accelerator.is_main_process:
-                claim(self.folder, settings, resume=True)
+        by_first(partial(claim, self.folder, settings, resume=True), self.accelerator)
 
     def rows(self, parts: Iterable[Callable[[], Iterable[Callable[[], Row]]]]) -> list[Row]:
         """The rows that the jobs of each part give; a part is asked for its jobs when those before it are done."""
@@ -150,7 +148,7 @@ class Trainings:
                 weights=weights,
             )
         result = self._folder_of(job) / RESULT_FILE
-        row = checked(result, read_file(result), origin)
+        row = checked(result, by_first(partial(read_file, result), self.accelerator), origin)
         assert isinstance(row, Accuracy)
         return row
 

@@ -145,7 +145,6 @@ def _write_mask(folder: Path, verdict: Verdict, mask: SignedMask, benchmark: tup
         provenance=mask.provenance,
         checkpoint_names=mask.checkpoint_names,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     described.save_pretrained(folder)
     card = described.generate_model_card()
     replace_file(folder / CARD_FILE, f"{card}\n\n## Is it a winning sign?\n\n{verdict}\n".encode())

@@ -16,7 +16,7 @@ from ..data.fingerprint import fingerprint
 from ..evaluation import accuracy_of
 from ..parameters.unwrap import parameters_of, unwrap
 from ..preflight import check_fit
-from ..processes import any_process, together
+from ..processes import any_process, by_first
 from ..signs import check_initialized
 from ..strict_json import read_file, to_json, with_checksum, without_checksum
 from ..training import steps_an_epoch, train
@@ -80,7 +80,7 @@ def final_training(
     path = run.folder / RESULT_FILE
     with run:
         if any_process(path.exists(), accelerator):
-            return read_file(path, then="delete it to have the training done again")
+            return by_first(partial(read_file, path, then="delete it to have the training done again"), accelerator)
         measured |= run.more or {"before": accuracy()}
         try:
             if weights is None:
@@ -100,9 +100,7 @@ def final_training(
         except FloatingPointError as error:
             measured["failed"] = str(error)
         result = with_checksum({**identity, **measured})
-        with together(accelerator):
-            if accelerator.is_main_process:
-                _write(run.folder, result, model)
+        by_first(partial(_write, run.folder, result, model), accelerator)
         run.remove_checkpoint()
     return without_checksum(result)
 

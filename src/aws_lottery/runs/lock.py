@@ -8,13 +8,14 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from ..atomic import make_folder, replace_file, temporary_name
-from ..processes import any_process, of_first, together
+from ..processes import any_process, by_first, of_first, together
 from ..strict_json import read_file, to_json, with_checksum
 
 if TYPE_CHECKING:
@@ -107,7 +108,5 @@ def written_once(path: Path, make: Callable[[], Mapping[str, Any]], accelerator:
     with locked(path.with_name(f"{path.name}.lock"), accelerator):
         if not any_process(path.exists(), accelerator):  # the first process may have written it by now
             text = to_json(with_checksum(make())) + "\n"
-            with together(accelerator):
-                if accelerator.is_main_process:
-                    replace_file(path, text.encode())
-        return read_file(path)
+            by_first(partial(replace_file, path, text.encode()), accelerator)
+        return by_first(partial(read_file, path), accelerator)

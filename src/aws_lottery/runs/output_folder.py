@@ -6,13 +6,14 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..atomic import remove_leftovers
-from ..processes import any_process, together
+from ..processes import any_process, by_first, together
 from ..training import Training
 from . import checkpoint
 from .lock import locked
@@ -79,9 +80,7 @@ class Run:
         """
         with ExitStack() as stack:
             stack.enter_context(locked(self.folder / ".lock", self.accelerator))
-            with together(self.accelerator):
-                if self.accelerator.is_main_process:
-                    self._claim()
+            by_first(self._claim, self.accelerator)
             state = checkpoint.load(self.folder, self.accelerator, like=self.model.parameters())
             with together(self.accelerator):
                 self._load(state)
@@ -130,9 +129,7 @@ class Run:
 
     def remove_checkpoint(self) -> None:
         """For a run whose result is in files of its own."""
-        with together(self.accelerator):
-            if self.accelerator.is_main_process:
-                checkpoint.remove(self.folder)
+        by_first(partial(checkpoint.remove, self.folder), self.accelerator)
 
     def keep_for_more(self) -> None:
         """For a run that is done, and may go on one day: its last checkpoint stays. A disk without room for it takes
@@ -142,17 +139,13 @@ class Run:
         except checkpoint.CheckpointError as error:
             logger.warning("this search can't go on for more rounds from here later: %s", error)
             return self.remove_checkpoint()
-        with together(self.accelerator):
-            if self.accelerator.is_main_process:
-                checkpoint.remove(self.folder, keep_last=True)
+        by_first(partial(checkpoint.remove, self.folder, keep_last=True), self.accelerator)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, and whatever trackers the accelerator has."""
         self.accelerator.log(dict(metrics), step=self.steps)
         self.metrics.append(dict(metrics))
-        with together(self.accelerator):
-            if self.accelerator.is_main_process:
-                write_metrics(self.folder, self.metrics)
+        by_first(partial(write_metrics, self.folder, self.metrics), self.accelerator)
 
     def _claim(self) -> None:
         for place in (self.folder, *self.folder.glob("round-*")):
