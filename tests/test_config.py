@@ -19,6 +19,15 @@ def test_target_remaining_sets_the_rounds(target, rounds):
     assert SignedMaskConfig(target_remaining=target).rounds == rounds
 
 
+def test_the_rounds_to_a_target_are_counted_from_what_the_mask_at_the_start_leaves():
+    config = SignedMaskConfig(target_remaining=0.5)
+    assert config.rounds == 4
+    assert config.starting_at(1.0) is config
+    assert config.starting_at(0.64).rounds == 2  # 0.64 * 0.8 is above 0.5
+    with pytest.raises(ValueError, match=r"target_remaining=0.5 is reached: the mask to start at leaves 0.5"):
+        config.starting_at(0.5)
+
+
 def test_rounds_and_target_may_agree_but_not_differ():
     assert SignedMaskConfig(rounds=9, target_remaining=0.14).rounds == 9
     with pytest.raises(ValueError, match="takes 9 rounds; give one of the two"):
@@ -40,6 +49,9 @@ def test_rounds_and_target_may_agree_but_not_differ():
         ({"rounds": 0}, "rounds must be a whole number, 1 or more"),
         ({"rounds": True}, "rounds must be a whole number"),
         ({"target_remaining": 1.5}, "target_remaining must be"),
+        ({"target_remaining": 1.0}, r"target_remaining must be in \(0, 1\), got 1.0"),
+        ({"target_remaining": 0.0}, r"target_remaining must be in \(0, 1\), got 0.0"),
+        ({"target_remaining": "0.5"}, r"target_remaining must be in \(0, 1\), got '0.5'"),
         ({"warmup_epochs": -1}, "warmup_epochs must be a whole number"),
         ({"epochs_per_round": 1.5}, "epochs_per_round must be a whole number"),
         ({"seed": None}, "seed must be"),

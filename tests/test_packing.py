@@ -430,6 +430,7 @@ HOSTILE = {
     "quotients all ones": (with_byte(W, 0xFF), "holds at least 8 positions, expected 2"),
     "a quotient missing": (with_byte(W, 0b00100_000), "holds 1 positions, expected 2"),
     "gaps past the end": (with_byte(W, 0b000001_01), "run to position 15, expected less than 12"),
+    "a gap to the end": (with_byte(MINUS, 0b10001_000), "run to position 4, expected less than 4"),
     "quotients past the end": (with_byte(DENSE, 0b0000_0001), "run past the end, 6"),
     "another gap": (with_byte(MINUS, 0b101_00000), "SHA-256"),
     "padding of a plane": (with_byte(W + 1, 0b11_000001), "a bit after the last of 2 in a stream is 1"),
