@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,13 @@ def _twice(gradients):
     return tuple(2 * gradient for gradient in gradients)
 
 
+class Backwards(nn.Sequential):
+    """With a forward of its own."""
+
+    def forward(self, x):
+        return super().forward(-x)
+
+
 LAST, MODEL = nn.Linear(3, 3), perceptron(1)
 
 
@@ -186,11 +194,29 @@ def _tied(seed: int) -> nn.Module:
         (lambda seed: MODEL, {}, "they share tensors"),
         (lambda seed: perceptron(0).append(LAST), {}, "they share tensors"),
         (_with(lambda model: setattr(model[2], "momentum", None)), {}, "no perceptrons"),
+        (lambda seed: _hooked(0) if seed else perceptron(0), {}, "no perceptrons"),  # one of them
+        (lambda seed: Backwards(*perceptron(seed)), {}, "no perceptrons"),
     ],
 )
 def test_what_cannot_share_its_steps_is_named(make, options, reason, data, accelerator):
     models = [make(seed) for seed in range(2)]
     assert reason in not_joined(models, data, replace(CONFIG, **options), accelerator)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"num_processes": 2}, "several processes train each"),
+        ({"gradient_accumulation_steps": 2}, "gradients are accumulated"),
+        ({"mixed_precision": "bf16"}, "they are in bf16"),
+        ({"state": SimpleNamespace(dynamo_plugin=SimpleNamespace(backend="INDUCTOR"))}, "they are compiled"),
+    ],
+)
+def test_an_accelerator_under_which_steps_are_not_shared_is_named(options, reason, data):
+    alone = {"num_processes": 1, "gradient_accumulation_steps": 1, "mixed_precision": "no"}
+    alone["state"] = SimpleNamespace(dynamo_plugin=None)
+    models = [perceptron(seed) for seed in range(2)]
+    assert not_joined(models, data, CONFIG, SimpleNamespace(**{**alone, **options})) == reason
 
 
 def test_what_cannot_share_its_steps_is_trained_one_after_the_other(data, accelerator, caplog):
