@@ -58,6 +58,11 @@ def test_a_training_config_names_the_field(name, value):
         TrainingConfig(**{name: value})
 
 
+def test_the_ends_of_the_ranges_are_in_them():
+    rates = dict.fromkeys(("learning_rate", "momentum", "weight_decay", "min_learning_rate", "ema_decay"), 0)
+    assert TrainingConfig(epochs=0, batch_size=1, milestones=(0, 1), **rates).milestones == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -159,6 +159,9 @@ def test_psi_init_of_a_trained_network_is_that_of_a_fresh_one_when_given(convnet
     assert torch.equal(convnet[1].weight, trained)
     assert not caplog.records
     pruner.detach()
+    for options in ({"protocol": "released-code"}, {}):  # where psi_init is 1 and 0, and where there is no mask
+        AWSPruner(convnet, config(**options), mask=mask if options else None).detach()
+    assert not caplog.records
     AWSPruner(convnet, config(), mask=mask)
     assert "look trained ('1.bias'), and are taken for psi_init" in caplog.text
     assert torch.equal(norm_interpolation.state(convnet)["1._aws_init_weight"], trained)

@@ -141,6 +141,18 @@ def test_the_model_keeps_its_trained_sparse_weights_and_the_mask_their_signs(con
     assert "1.weight" not in mask
 
 
+def test_the_weights_that_a_search_rewinds_to_have_the_names_of_a_model_that_is_not_compiled(convnet):
+    names, weight = [*convnet.state_dict()], convnet[3].weight.detach().clone()
+    convnet[3] = torch.compile(convnet[3], backend="eager")
+    pruner = AWSPruner(convnet, search_config(method="imp", rounds=1))
+    assert pruner.rewound_state() is None  # before there are any
+    for _ in pruner.rounds():
+        torch.nn.init.ones_(convnet[3].weight)
+    state = pruner.rewound_state()
+    assert sorted(state) == sorted(names)
+    assert torch.equal(state["3.weight"], weight * pruner.masks["3.weight"])
+
+
 def test_the_name_that_a_configuration_gives_the_architecture_stays(convnet):
     assert AWSPruner(convnet, search_config(architecture="mine")).signed_mask().config.architecture == "mine"
 
