@@ -44,6 +44,7 @@ def images(count: int = 32, *, classes: int = 3, size: int = 2) -> Images:
         ("milestones", ("a",)),
         ("milestones", (0.5, 1.5)),
         ("max_grad_norm", 0),
+        ("max_grad_norm", "x"),
         ("ema_decay", "x"),
         ("epochs", True),
         ("epochs", -1),

@@ -71,7 +71,10 @@ def test_two_equal_values_are_no_more_exact_than_the_test_set():
 def test_how_many_seeds_would_do_is_told_where_that_is_not_decided():
     (near,) = judge([claim(0.0, 2.0, 4.0)])  # 1 from the bound, spread 2: t of 18 values is 2.12, 17 degrees have 2.11
     assert near.seeds_needed == 18
+    beside, _ = judge([claim(0.0, 2.0, 4.0), claim(0.0)])  # at half the level: 2.40 * 2 is below the root of 24
+    assert beside.seeds_needed == 24
     assert judge([claim(1.0, 0.9, 1.1)])[0].seeds_needed is None  # the mean is on the bound
+    assert judge([claim(0.9, 1.0, 1.11)])[0].seeds_needed is None  # more than a thousand
     assert judge([claim(9.0, 9.1, 9.2)])[0].seeds_needed is None  # decided
 
 
@@ -81,6 +84,7 @@ def test_a_value_that_is_no_number_is_refused_with_its_claim(value):
         claim(1.0, value)
 
 
-def test_a_level_that_is_no_probability_is_refused():
-    with pytest.raises(ValueError, match=r"level must be in \(0, 1\), got 5"):
-        judge([claim(1.0)], level=5)
+@pytest.mark.parametrize("level", [5, 1, 0])
+def test_a_level_that_is_no_probability_is_refused(level):
+    with pytest.raises(ValueError, match=rf"level must be in \(0, 1\), got {level}"):
+        judge([claim(1.0)], level=level)
