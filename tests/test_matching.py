@@ -26,8 +26,21 @@ def strict(mask, model, **options):
     return match(mask, model, required=list(model), head=HEAD, **options)
 
 
-def test_equal_names_match():
+def test_equal_names_match(caplog):
     assert strict(MASK, MASK) == {name: name for name in MASK}
+    assert not caplog.records
+
+
+def test_what_the_model_has_beside_the_mask_is_missing_in_it():
+    model = {**MASK, "aux.weight": (3, 3)}
+    for head in ({}, {"fc.weight": (10, 4), "fc.bias": (10,)}):  # a classifier of another size does not excuse it
+        with pytest.raises(ValueError, match=r"aux.weight: not in the mask"):
+            strict(MASK, {**model, **head})
+
+
+def test_a_classifier_that_the_model_lacks_is_not_left_out():
+    with pytest.raises(ValueError, match=r"2 parameters differ:\n  fc.weight: not in the model\n  fc.bias: not in the"):
+        strict(MASK, {name: MASK[name] for name in ("a.conv.weight", "a.conv.bias")})
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.body.0."])
@@ -132,6 +145,11 @@ def test_order_is_the_last_resort_and_is_said(caplog):
     assert "paired with parameters of the model in order, as all shapes agree (a.conv.weight is w1, and" in caplog.text
 
 
+def test_order_may_go_past_a_name_that_both_have_in_one_place():
+    model = {"w1": (4, 3), "b1": (4,), "fc.weight": (2, 4), "fc.bias": (2,)}
+    assert strict(MASK, model) == dict(zip(MASK, model, strict=True))
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -147,6 +165,9 @@ def test_order_that_shapes_do_not_bear_out_is_refused(model):
 
 
 def test_order_of_few_shapes_is_no_resort():
+    three = {"a.weight": (4, 3), "b.weight": (4, 4), "c.weight": (2, 4)}
+    model = dict(zip("xyz", three.values(), strict=True))
+    assert strict(three, model) == dict(zip(three, model, strict=True))
     with pytest.raises(ValueError, match=r"a\.weight: not in the model"):
         strict({"a.weight": (4, 4), "b.weight": (4, 4)}, {"x.weight": (4, 4), "y.weight": (4, 4)})
 
@@ -164,6 +185,16 @@ def test_names_in_checkpoints_match_whichever_side_has_others(caplog):
         name: f"vit.{place}" for name, place in pairs.items()
     }
     assert strict(old, new, exclude=["layers"], aliases=({}, alias)) == {"head.weight": "head.weight"}
+
+
+def test_names_in_checkpoints_that_two_tensors_share_match_nothing():
+    one = {"x.weight": (4, 3), "head.weight": (2, 4)}
+    two = {"q.weight": (4, 3), "k.weight": (4, 3), "head.weight": (2, 4)}
+    alias = {"q.weight": "x.weight", "k.weight": "x.weight"}
+    with pytest.raises(ValueError, match=r"q.weight: not in the model\n  k.weight: not in the model"):
+        strict(two, one, aliases=(alias, {}))
+    with pytest.raises(ValueError, match=r"x.weight: not in the model\n  q.weight: not in the mask"):
+        strict(one, two, aliases=({}, alias))
 
 
 def test_structure_checks_number_and_shapes():
