@@ -71,9 +71,33 @@ def test_shapes_tell_two_places_apart():
     assert strict(MASK, {**other, **prefixed("student.")}) == {name: f"student.{name}" for name in MASK}
 
 
+def test_the_body_tells_two_places_apart_where_classifiers_of_other_sizes_do_not():
+    teacher = {f"teacher.{name}": (7, *shape) for name, shape in MASK.items()} | {"teacher.a.conv.bias": (4,)}
+    student = {**prefixed("student."), "student.fc.weight": (10, 4), "student.fc.bias": (10,)}
+    pairs = strict(MASK, {**teacher, **student})
+    assert pairs == {name: f"student.{name}" for name in ("a.conv.weight", "a.conv.bias")}
+
+
+def test_a_place_that_has_some_of_the_names_is_none():
+    model = {"fc.weight": (9, 9), **prefixed("model."), "ema.a.conv.weight": (4, 3)}
+    pairs = {name: f"model.{name}" for name in MASK}
+    assert match(MASK, model, required=list(pairs.values())) == pairs
+
+
+def test_names_that_fit_as_they_are_go_before_a_prefix():
+    assert match(MASK, {**prefixed("ema."), **MASK}, required=list(MASK)) == {name: name for name in MASK}
+
+
+def test_a_prefix_ends_at_a_dot(caplog):
+    assert strict(MASK, prefixed("x")) == {name: f"x{name}" for name in MASK}
+    assert "no names fit: the 4 tensors of the mask were paired" in caplog.text  # by their order
+
+
 def test_a_single_layer_is_not_taken_for_another():
-    with pytest.raises(ValueError, match=r"fc.weight: not in the model"):
-        strict({"fc.weight": (2, 4)}, {"other.weight": (2, 4)})
+    for leaves in ({"weight": (2, 4)}, {"weight": (2, 4), "bias": (2,)}):
+        fc, other = ({f"{layer}.{leaf}": shape for leaf, shape in leaves.items()} for layer in ("fc", "other"))
+        with pytest.raises(ValueError, match=r"fc.weight: not in the model"):
+            strict(fc, other)
 
 
 def test_a_classifier_of_another_size_is_left_alone_with_a_warning(caplog):

@@ -172,7 +172,7 @@ def _listed(wrong: list[str]) -> str:
 def _prefixes(wanted: Shapes, model: Shapes, head: Collection[str]) -> tuple[str, str]:
     """What every name in the mask starts with, and what the model has instead; both "" if the names fit as they are,
     or under no prefix. Raises: ValueError if several prefixes fit."""
-    if not wanted or all(name in model for name in wanted):
+    if all(name in model for name in wanted):
         return "", ""
     # a module and a leaf stay, as some `weight` is found anywhere
     levels = zip(*(name.split(".")[:-2] for name in wanted), strict=False)
