@@ -55,6 +55,17 @@ def test_the_network_runs_with_the_weights_whose_score_rounds_to_one():
     assert layer(torch.ones(1, 3)).item() == 1.0 - 2.0
 
 
+def test_a_forward_that_a_layer_had_of_its_own_runs_with_the_chosen_weights_and_is_put_back():
+    layer = nn.Linear(3, 1, bias=False)
+    layer.forward = doubled = lambda x: 2 * F.linear(x, layer.weight)
+    layer.weight.data.copy_(torch.tensor([[1.0, -2.0, 4.0]]))
+    miner = GemMiner(layer, gem_config(prune_classifier=True))
+    layer.weight.data.copy_(torch.tensor([[0.9, 0.6, 0.4]]))
+    assert layer(torch.ones(1, 3)).item() == 2 * (1.0 - 2.0)
+    miner.detach()
+    assert layer.forward is doubled
+
+
 def test_the_gradient_passes_the_rounding():
     layer, _ = single_layer([1.0, -2.0, 4.0], [0.9, 0.6, 0.4])
     layer(torch.tensor([[1.0, 1.0, 10.0]])).backward()
@@ -314,6 +325,7 @@ def test_activation_checkpointing_recomputes_with_the_effective_weights(make_con
 
 def test_each_method_has_its_pruner(make_convnet):
     assert type(pruner_for(make_convnet(), gem_config())) is GemMiner
+    assert GemMiner(make_convnet()).config.method == "gm"
     assert type(pruner_for(make_convnet(), search_config(method="lrr"))) is AWSPruner
     with pytest.raises(ValueError, match="'gm' is not for AWSPruner; pruner_for"):
         AWSPruner(make_convnet(), gem_config())

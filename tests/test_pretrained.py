@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from aws_lottery import Provenance, Result, SignedMask, SignedMaskConfig
-from aws_lottery.mask_file import packing
+from aws_lottery.mask_file import packing, pretrained
 
 NAMES = ["README.md", "config.json", "signed_mask.safetensors"]
 
@@ -161,6 +161,23 @@ def test_what_can_not_be_written_leaves_the_mask_that_was_there(tmp_path, value)
     new.provenance = Provenance(training={"learning_rate": value})
     with pytest.raises(ValueError, match="only plain data can be written as JSON"):
         new.save_pretrained(tmp_path)
+    assert same(SignedMask.from_pretrained(tmp_path), small_mask(1))
+    assert names(tmp_path) == NAMES
+
+
+def test_a_configuration_that_finds_no_room_leaves_the_mask_that_was_there(tmp_path, monkeypatch):
+    small_mask(1).save_pretrained(tmp_path)
+    write = pretrained.replace_file
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "config.json":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "replace_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            small_mask(2).save_pretrained(tmp_path)
     assert same(SignedMask.from_pretrained(tmp_path), small_mask(1))
     assert names(tmp_path) == NAMES
 

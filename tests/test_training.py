@@ -13,7 +13,7 @@ from aws_lottery.data import batches, digit_images, digits
 from aws_lottery.evaluation import accuracy_of, recalibrate_on_images
 from aws_lottery.metrics import Accuracy
 from aws_lottery.parameters import norm_interpolation
-from aws_lottery.training import fills_up, steps_an_epoch
+from aws_lottery.training import epoch_seed, fills_up, steps_an_epoch
 from aws_lottery.training_config import OPTIMIZERS, SCHEDULES
 
 
@@ -204,6 +204,31 @@ def test_a_training_that_goes_on_counts_its_own_cost(convnet, data, accelerator)
     assert (state["images"], state["seconds"] > 0, len(state["average"])) == (32, True, 9)
     assert (going_on["images"], going_on["seconds"], going_on["average"]) == (0, 0.0, None)
     assert (going_on["epoch"], going_on["loss"]) == (1, ended[0].loss)
+
+
+@pytest.mark.parametrize(
+    ("processes", "split", "partial", "steps"),
+    [
+        (1, False, False, 3),  # 9, 9, 9 of 32 images
+        (1, False, True, 4),  # and 5
+        (2, False, False, 1),  # a batch for each; the third has no other
+        (2, False, True, 2),
+        (2, True, False, 3),  # a part of each batch for each
+        (2, True, True, 4),
+    ],
+)
+def test_steps_of_an_epoch_are_those_that_all_processes_have_batches_for(data, processes, split, partial, steps):
+    accelerator = SimpleNamespace(
+        num_processes=processes, split_batches=split, parallelism_config=None, gradient_accumulation_steps=1
+    )
+    config = TrainingConfig(batch_size=9)
+    assert steps_an_epoch(data, config, accelerator, partial_batches=partial) == steps
+    assert steps_an_epoch(data, config, accelerator) == (steps if not partial else steps - 1)
+
+
+def test_each_epoch_has_a_seed_of_its_own_that_stays_the_same_in_all_versions():
+    assert epoch_seed(0, 0) == 41_432_922_330_742_005  # of sha256(b"0 0"), the first 7 bytes
+    assert len({epoch_seed(seed, epoch) for seed in range(12) for epoch in range(12)}) == 144
 
 
 @pytest.mark.parametrize(("accumulation", "steps"), [(1, 4), (3, 2)])

@@ -1,9 +1,10 @@
-"""Which claims are made of which rows."""
+"""Which claims are made of which rows, and how a verdict on them is shown."""
 
 import pytest
 
-from aws_lottery.experiments.claims import Claim
+from aws_lottery.experiments.claims import Claim, judge
 from aws_lottery.experiments.results import Accuracy, Line, Row
+from aws_lottery.experiments.verdict import Verdict, eval_results
 from aws_lottery.experiments.winning_sign import Margins, claims_of
 
 FAILED = None
@@ -105,3 +106,34 @@ def test_one_initialization_has_no_other_to_be_connected_to_and_that_is_no_failu
 def test_margins_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Margins(**{**USUAL, **wrong})
+
+
+def test_a_verdict_is_a_table_with_notes_and_what_its_figures_mean():
+    gain = {"name": "mask", "statement": "the signs help", "side": "above", "bound": 1.0, "values": (2.0, 2.5, 3.0)}
+    line = {"name": "lmc", "statement": "connected", "side": "below", "bound": 2.0, "values": (1.0,)}
+    made = [Claim(**gain), Claim(**line, notes=("seed 2 has no line",))]
+    shown = str(Verdict(findings=judge(made), rows=[], margins=Margins(**USUAL), chance=10.0))
+    # t = 1.5 * sqrt(3) / 0.5 = 5.2 of 2 degrees of freedom: p = 0.035, twice that; 6.2 * 0.5 / sqrt(3) = 1.79
+    needed = "**not enough seeds** (about 4 if they go on so)"
+    assert f"| **mask**: the signs help | above 1 | 2.50 ± 0.50 | 0.71 to 4.29 | 3 | 0.07 | {needed} |" in shown
+    assert "| **lmc**: connected | below 2 | 1.00 ± - | - | 1 | - | **not enough seeds** |" in shown
+    assert "\n\n- lmc: seed 2 has no line.\n\n" in shown
+    assert "corrected for 2 claims" in " ".join(shown.split())
+    assert "unless it is below 0.05. The intervals hold together with 95 %" in " ".join(shown.split())
+
+
+def verdict_on(*rows: list[Row]) -> Verdict:
+    whole = [row for group in rows for row in group]
+    return Verdict(findings=[], rows=whole, margins=Margins(**USUAL), chance=10.0)
+
+
+def test_a_benchmark_gets_the_mean_over_the_trainings_with_the_signs_that_did_not_fail():
+    (second,) = trained("signs", 99.0)
+    again = Accuracy(**{**vars(second), "data_seed": 1001})
+    text = eval_results(verdict_on(trained("signs", 70.0, FAILED, 72.5), [again], DENSE), "org/shapes", "default")
+    assert "value: 71.25" in text
+    assert "id: org/shapes" in text
+    assert "task_id: default" in text
+    assert "mean of 2 initializations" in " ".join(text.split())
+    with pytest.raises(ValueError, match="no result for the benchmark org/shapes: all trainings with the signs failed"):
+        eval_results(verdict_on(trained("signs", FAILED), DENSE), "org/shapes", "default")
