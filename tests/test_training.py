@@ -226,6 +226,13 @@ def test_steps_of_an_epoch_are_those_that_all_processes_have_batches_for(data, p
     assert steps_an_epoch(data, config, accelerator) == (steps if not partial else steps - 1)
 
 
+def test_data_smaller_than_a_batch_make_one_step_where_partial_batches_count_and_an_error_else(data, accelerator):
+    config = TrainingConfig(batch_size=40)
+    assert steps_an_epoch(data, config, accelerator, partial_batches=True) == 1
+    with pytest.raises(ValueError, match="batch_size=40 is more than there is, 32 images"):
+        steps_an_epoch(data, config, accelerator)
+
+
 def test_each_epoch_has_a_seed_of_its_own_that_stays_the_same_in_all_versions():
     assert epoch_seed(0, 0) == 41_432_922_330_742_005  # of sha256(b"0 0"), the first 7 bytes
     assert len({epoch_seed(seed, epoch) for seed in range(12) for epoch in range(12)}) == 144
