@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +69,21 @@ def test_the_planned_comparison_of_three_pairs_of_searches_follows_from_its_rows
         cells = [", ".join(f"{value:.2f}" for value in values) for values in after.values()]
         differences.append(np.mean(after["aws"]) - np.mean(after["lrr"]))
         assert f"| {cells[0]} | {cells[1]} | {differences[-1]:.2f} |" in shown
+    mean, interval, test = verdict_on(differences)
+    assert f"**mean {mean}**" in shown
+    assert test in shown
+    assert interval == ("1.2", "7.9")
+
+
+def verdict_on(differences: Sequence[float]) -> tuple[str, tuple[str, str], str]:
+    """Mean and standard deviation, 95 % interval, and the test, as a page writes them."""
     test = ttest_1samp(differences, 0)
     low, high = test.confidence_interval()
-    assert f"**mean {np.mean(differences):.1f} ± {np.std(differences, ddof=1):.1f}**" in shown
-    assert f"one-sample t = {test.statistic:.2f} with 2 degrees of freedom, p = {test.pvalue:.3f}" in shown
-    assert (f"{low:.1f}", f"{high:.1f}") == ("1.2", "7.9")
+    return (
+        f"{np.mean(differences):.1f} ± {np.std(differences, ddof=1):.1f}",
+        (f"{low:.1f}", f"{high:.1f}"),
+        f"one-sample t = {test.statistic:.2f} with {test.df:.0f} degrees of freedom, p = {test.pvalue:.3f}",
+    )
 
 
 def means_of_pairs() -> dict[str, dict[tuple[str | None, str], float]]:
@@ -120,12 +131,10 @@ def test_the_lead_of_the_signs_over_their_bare_masks_in_three_pairs_of_searches_
         assert f"| {pair} | {cells_of([*cells, *differences[-1][2:]])} |" in shown
     aws, lrr, masks, lead = spreads_of(differences)
     assert f"| all | | | {aws} | | | {lrr} | {masks} | {lead} |" in shown
-    leads = [row[-1] for row in differences]
-    test = ttest_1samp(leads, 0)
-    low, high = test.confidence_interval()
-    assert f"**mean of the lead of the signs {np.mean(leads):.1f} ± {np.std(leads, ddof=1):.1f}**" in shown
-    assert f"one-sample t = {test.statistic:.2f} with 2 degrees of freedom, p = {test.pvalue:.3f}" in shown
-    assert (f"{low:.1f}", f"{high:.1f}") == ("0.4", "8.4")
+    mean, interval, test = verdict_on([row[-1] for row in differences])
+    assert f"**mean of the lead of the signs {mean}**" in shown
+    assert test in shown
+    assert interval == ("0.4", "8.4")
 
 
 def test_solutions_and_dense_networks_beside_the_signs_in_three_pairs_of_searches_follow_from_their_rows():
@@ -139,6 +148,26 @@ def test_solutions_and_dense_networks_beside_the_signs_in_three_pairs_of_searche
         differences.append(of_signs)
         assert f"| {pair} | {cells_of([dense, *cells, *of_signs])} |" in shown
     assert f"| all | | | | | | {' | '.join(spreads_of(differences))} |" in shown
+
+
+def test_the_comparison_over_four_new_pairs_of_searches_follows_from_its_rows():
+    folder, differences = RESULTS / "tiny32-mobilenetv2", []
+    shown = (folder / "README.md").read_text()
+    for pair in "defg":
+        rows = [row for row in read_results(folder / f"results-{pair}.jsonl") if isinstance(row, Accuracy)]
+        after = {(row.method, row.round, row.transfer): row.after for row in rows}
+        cells = []
+        for index in (6, 9):
+            aws, lrr = after["aws", index, "signs"], after["lrr", index, "signs"]
+            cells += [aws, lrr, aws - lrr]
+        differences.append([cells[2], cells[5]])
+        assert f"| {pair} | {cells_of(cells)} |" in shown
+    six, nine = spreads_of(differences)
+    assert f"| all | | | {six} | | | {nine} |" in shown
+    mean, interval, test = verdict_on([six for six, _ in differences])
+    assert f"**mean of the four {mean}**" in shown
+    assert test in shown
+    assert interval == ("2.1", "5.0")
 
 
 def test_the_differences_that_tell_signs_and_masks_apart_follow_from_their_rows():
