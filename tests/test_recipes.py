@@ -26,7 +26,9 @@ ROOT = Path(__file__).parent.parent
 
 def run_twice(recipe: str, folder: Path) -> str:
     """What two processes print that torchrun starts, as a user would."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    # by its address: where the name of the machine can't be looked up, the processes do not meet
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launcher += ["--nproc_per_node", "2"]
     command = [*launcher, str(ROOT / "recipes" / recipe), "--smoke", "--output_dir", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
