@@ -170,6 +170,22 @@ def test_the_comparison_over_four_new_pairs_of_searches_follows_from_its_rows():
     assert interval == ("2.1", "5.0")
 
 
+def test_dense_networks_that_trained_as_long_as_search_and_final_training_are_those_of_their_rows():
+    folder, differences = RESULTS / "tiny32-mobilenetv2", []
+    shown = (folder / "README.md").read_text()
+    for pair in "deg":
+        rows = [row for row in read_results(folder / f"results-{pair}.jsonl") if isinstance(row, Accuracy)]
+        longer = read_results(folder / f"dense-48-epochs-{pair}.jsonl")
+        (dense,) = [row for row in longer if isinstance(row, Accuracy)]
+        signs = {row.method: row.after for row in rows if row.transfer == "signs" and row.round == 6}
+        ahead = [signs[method] - dense.after for method in ("aws", "lrr")]
+        assert dense.training["epochs"] == 8 + 6 * 4 + 16
+        assert f"| {pair} | {cells_of([dense.after, signs['aws'], ahead[0], signs['lrr'], ahead[1]])} |" in shown
+        differences.append(ahead)
+    aws, lrr = spreads_of(differences)
+    assert f"| all | | | {aws} | | {lrr} |" in shown
+
+
 def test_the_differences_that_tell_signs_and_masks_apart_follow_from_their_rows():
     folder = RESULTS / "tiny32-mobilenetv2"
     shown, after = (folder / "README.md").read_text(), {}
