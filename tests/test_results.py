@@ -173,7 +173,7 @@ def test_the_comparison_over_four_new_pairs_of_searches_follows_from_its_rows():
 def test_dense_networks_that_trained_as_long_as_search_and_final_training_are_those_of_their_rows():
     folder, differences = RESULTS / "tiny32-mobilenetv2", []
     shown = (folder / "README.md").read_text()
-    for pair in "deg":
+    for pair in "defg":
         rows = [row for row in read_results(folder / f"results-{pair}.jsonl") if isinstance(row, Accuracy)]
         longer = read_results(folder / f"dense-48-epochs-{pair}.jsonl")
         (dense,) = [row for row in longer if isinstance(row, Accuracy)]
