@@ -38,7 +38,7 @@ from aws_lottery.experiments.search_statistics import negative_gammas, sign_flip
 from aws_lottery.integrations.checkpoints import last_checkpoint
 from aws_lottery.mask_file.sparse_weights import solution_weights
 from aws_lottery.parameters.unwrap import parameters_of
-from aws_lottery.processes import together
+from aws_lottery.processes import by_first, together
 from aws_lottery.runs.checkpoint import claim
 from aws_lottery.runs.lock import written_once
 from aws_lottery.strict_json import to_json
@@ -187,9 +187,7 @@ def run(text: Text) -> list[Row]:
     may_differ = ("seeds", "at", "starts", "output_dir")
     settings = {name: value for name, value in vars(options).items() if name not in may_differ}
     accelerator, measured = Accelerator(cpu=options.smoke), options.output_dir / "measurements"
-    with together(accelerator):
-        if accelerator.is_main_process:
-            claim(options.output_dir, settings, resume=True)
+    by_first(partial(claim, options.output_dir, settings, resume=True), accelerator)
 
     def folder_of(job: Job) -> Path:
         return options.output_dir / "trainings" / job.name
@@ -216,9 +214,7 @@ def run(text: Text) -> list[Row]:
             once(between.name, line, between, folder_of)
         for search_round in plan.rounds:
             once(f"analysis-{search_round.name}", analysis, search_round)
-        with together(accelerator):
-            if accelerator.is_main_process:
-                report(list(rows.values()), options)
+        by_first(partial(report, list(rows.values()), options), accelerator)
     return list(rows.values())
 
 

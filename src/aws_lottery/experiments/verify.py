@@ -9,6 +9,7 @@ docs/verify.md says what is claimed, how it is tested and what a verdict means.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from ..data import ImageData
 from ..mask import SignedMask
 from ..mask_file.hub import is_folder
 from ..mask_file.sparse_weights import solution_weights
-from ..processes import together
+from ..processes import by_first
 from ..training_config import TrainingConfig
 from .claims import judge
 from .jobs import Job, JobLine, LoneMask, several
@@ -122,9 +123,8 @@ def verify(
         [lambda: trainings.of(_jobs(source, seeds)), lambda: trainings.between(_lines(source, seeds))]
     )
     verdict = _judged(rows, data, margins)
-    with together(accelerator):
-        if accelerator.is_main_process:
-            write_verdict(trainings.folder, verdict, source.mask, plots=plots, benchmark=benchmark)
+    write = partial(write_verdict, trainings.folder, verdict, source.mask, plots=plots, benchmark=benchmark)
+    by_first(write, accelerator)
     return verdict
 
 
